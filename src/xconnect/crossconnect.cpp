@@ -1,0 +1,279 @@
+#include "xconnect/crossconnect.h"
+
+#include <bpf/bpf.h>
+#include <bpf/libbpf.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "xconnect/attach.h"
+#include "xconnect/objects.h"
+
+namespace banana::xconnect {
+namespace {
+
+xc_key to_abi(PortKey port) { return {port.ifindex, static_cast<uint32_t>(port.direction)}; }
+PortKey from_abi(xc_key key) { return {key.ifindex, static_cast<Direction>(key.direction)}; }
+
+xc_entry to_abi(const Entry& entry) {
+    return {entry.target, static_cast<uint32_t>(entry.into), entry.generation, entry.armed ? 1u : 0u, 0};
+}
+Entry from_abi(const xc_entry& entry) {
+    return {entry.target, static_cast<Into>(entry.into), entry.generation, entry.armed != 0};
+}
+
+xc_policy to_abi(const Policy& policy) {
+    xc_policy out{
+        static_cast<uint8_t>(policy.kind), static_cast<uint8_t>(policy.allow_any_mac ? XC_ALLOW_ANY_MAC : 0), {}};
+    std::copy(policy.mac.bytes.begin(), policy.mac.bytes.end(), out.mac);
+    return out;
+}
+Policy from_abi(const xc_policy& policy) {
+    Policy out{static_cast<PortKind>(policy.kind), {}, (policy.flags & XC_ALLOW_ANY_MAC) != 0};
+    std::copy_n(policy.mac, out.mac.bytes.size(), out.mac.bytes.begin());
+    return out;
+}
+
+template <class Value>
+Result<std::optional<Value>> find(int map, PortKey port, const char* what) {
+    auto key = to_abi(port);
+    Value value{};
+    if (bpf_map_lookup_elem(map, &key, &value) == 0) return std::optional(value);
+    if (errno == ENOENT) return std::optional<Value>();
+    return errno_error(errno, fmt::format("read {} of {}", what, port.text()));
+}
+
+Status remove(int map, PortKey port, const char* what) {
+    auto key = to_abi(port);
+    if (bpf_map_delete_elem(map, &key) == 0 || errno == ENOENT) return {};
+    return errno_error(errno, fmt::format("erase {} of {}", what, port.text()));
+}
+
+// The maps have one writer, this thread, so the walk meets no deletion that would make it start again.
+template <class Value>
+Result<std::vector<std::pair<xc_key, Value>>> walk(int map, const char* what) {
+    std::vector<std::pair<xc_key, Value>> out;
+    xc_key key{};
+    for (xc_key* previous = nullptr;; previous = &key) {
+        xc_key next{};
+        if (bpf_map_get_next_key(map, previous, &next) < 0) {
+            if (errno == ENOENT) return out;
+            return errno_error(errno, fmt::format("walk {}", what));
+        }
+        key = next;
+        Value value{};
+        if (bpf_map_lookup_elem(map, &key, &value) == 0) out.emplace_back(key, value);
+    }
+}
+
+void add(Count& to, const xc_count& from) {
+    to.frames += from.frames;
+    to.bytes += from.bytes;
+}
+
+struct RingDeleter {
+    void operator()(ring_buffer* ring) const { ring_buffer__free(ring); }
+};
+
+int on_event(void* context, void* data, size_t size) {
+    if (size < sizeof(xc_event)) return 0;
+    xc_event event{};
+    memcpy(&event, data, sizeof(event));
+    static_cast<std::vector<FirstFrame>*>(context)->push_back(
+        {from_abi(event.key), event.generation, static_cast<int64_t>(event.ktime_ns)});
+    return 0;
+}
+
+}  // namespace
+
+const char* direction_name(Direction direction) { return direction == Direction::ingress ? "ingress" : "egress"; }
+
+std::string PortKey::text() const { return fmt::format("ifindex {} {}", ifindex, direction_name(direction)); }
+
+Count Counters::dropped() const {
+    Count sum;
+    for (auto& drop : drops) sum = {sum.frames + drop.frames, sum.bytes + drop.bytes};
+    return sum;
+}
+
+const char* drop_reason_name(xc_drop reason) {
+    switch (reason) {
+        case XC_DROP_NO_ENTRY: return "no_entry";
+        case XC_DROP_LINK_LOCAL: return "link_local";
+        case XC_DROP_FOREIGN_MAC: return "foreign_mac";
+        case XC_DROP_RUNT: return "runt";
+        case XC_DROP_PROBE_FROM_GUEST: return "probe_from_guest";
+        case XC_DROP_BAD_PROBE: return "bad_probe";
+        case XC_DROP_REASONS:
+        case XC_DROP_ROOM: break;
+    }
+    return "unknown";
+}
+
+struct CrossConnect::Impl {
+    Objects objects;
+    AttachMode mode = AttachMode::tcx;
+    int cpus = 0;
+    std::vector<FirstFrame> events;  // filled by on_event; its address is the ring's context
+    std::unique_ptr<ring_buffer, RingDeleter> ring;
+
+    const Program& program(PortKey port) const { return objects.programs[static_cast<size_t>(port.direction)]; }
+    Status ensure_counters(PortKey port) const;
+};
+
+CrossConnect::CrossConnect(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+CrossConnect::CrossConnect(CrossConnect&&) noexcept = default;
+CrossConnect& CrossConnect::operator=(CrossConnect&&) noexcept = default;
+CrossConnect::~CrossConnect() = default;
+
+Result<CrossConnect> CrossConnect::open(const std::string& bpf_dir, const Options& options) {
+    bool tcx = tcx_available();
+    if (options.mode == AttachMode::tcx && !tcx)
+        return Error(Errc::unsupported, "open cross-connect " + bpf_dir + ": this kernel has no tcx");
+    auto impl = std::make_unique<Impl>();
+    impl->mode = options.mode.value_or(tcx ? AttachMode::tcx : AttachMode::clsact);
+    impl->cpus = libbpf_num_possible_cpus();
+    if (impl->cpus < 0) return errno_error(-impl->cpus, "count possible CPUs");
+    TRY_SET(impl->objects, open_objects(bpf_dir, options.capacity));
+    impl->ring.reset(ring_buffer__new(impl->objects.events.get(), on_event, &impl->events, nullptr));
+    if (!impl->ring) return bpf_error(errno, "map first-frame ring of " + bpf_dir);
+    return CrossConnect(std::move(impl));
+}
+
+Status CrossConnect::unpin(const std::string& bpf_dir) { return unpin_objects(bpf_dir); }
+
+AttachMode CrossConnect::mode() const { return impl_->mode; }
+
+Status CrossConnect::Impl::ensure_counters(PortKey port) const {
+    std::vector<xc_counters> blank(static_cast<size_t>(cpus));
+    auto key = to_abi(port);
+    if (bpf_map_update_elem(objects.counters.get(), &key, blank.data(), BPF_NOEXIST) == 0 || errno == EEXIST) return {};
+    return errno_error(errno, "make counters of " + port.text());
+}
+
+Status CrossConnect::attach(PortKey port, const Policy& policy) {
+    TRY(impl_->ensure_counters(port));
+    TRY(set_policy(port, policy));
+    auto& program = impl_->program(port);
+    TRY_SET(uint32_t tcx, tcx_find(port));
+    TRY_SET(uint32_t clsact, clsact_find(port));
+    if (impl_->mode == AttachMode::tcx) {
+        if (tcx != program.id) TRY(tcx_put(port, program.fd.get(), tcx));
+        if (clsact != 0) TRY(clsact_remove(port));
+    } else {
+        if (clsact != program.id) TRY(clsact_put(port, program.fd.get(), program.id));
+        if (tcx != 0) TRY(tcx_remove(port, tcx));
+    }
+    return {};
+}
+
+Status CrossConnect::detach(PortKey port) {
+    TRY_SET(uint32_t tcx, tcx_find(port));
+    if (tcx != 0) TRY(tcx_remove(port, tcx));
+    TRY_SET(uint32_t clsact, clsact_find(port));
+    if (clsact != 0) TRY(clsact_remove(port));
+    return {};
+}
+
+Result<std::optional<Attachment>> CrossConnect::attached(PortKey port) const {
+    uint32_t current = impl_->program(port).id;
+    TRY_SET(uint32_t tcx, tcx_find(port));
+    if (tcx != 0) return std::optional(Attachment{AttachMode::tcx, tcx, tcx == current});
+    TRY_SET(uint32_t clsact, clsact_find(port));
+    if (clsact != 0) return std::optional(Attachment{AttachMode::clsact, clsact, clsact == current});
+    return std::optional<Attachment>();
+}
+
+Status CrossConnect::set_policy(PortKey port, const Policy& policy) {
+    auto key = to_abi(port);
+    auto value = to_abi(policy);
+    if (bpf_map_update_elem(impl_->objects.policies.get(), &key, &value, BPF_ANY) == 0) return {};
+    return errno_error(errno, "set policy of " + port.text());
+}
+
+Result<std::optional<Policy>> CrossConnect::policy(PortKey port) const {
+    TRY_SET(auto value, find<xc_policy>(impl_->objects.policies.get(), port, "policy"));
+    return value ? std::optional(from_abi(*value)) : std::nullopt;
+}
+
+Status CrossConnect::set(PortKey port, const Entry& entry) {
+    auto key = to_abi(port);
+    auto value = to_abi(entry);
+    if (bpf_map_update_elem(impl_->objects.entries.get(), &key, &value, BPF_ANY) == 0) return {};
+    return errno_error(errno, fmt::format("cross-connect {} to ifindex {}", port.text(), entry.target));
+}
+
+Status CrossConnect::erase(PortKey port) { return remove(impl_->objects.entries.get(), port, "entry"); }
+
+Result<std::optional<Entry>> CrossConnect::get(PortKey port) const {
+    TRY_SET(auto value, find<xc_entry>(impl_->objects.entries.get(), port, "entry"));
+    return value ? std::optional(from_abi(*value)) : std::nullopt;
+}
+
+Result<std::vector<std::pair<PortKey, Entry>>> CrossConnect::list() const {
+    TRY_SET(auto raw, walk<xc_entry>(impl_->objects.entries.get(), "entries"));
+    std::vector<std::pair<PortKey, Entry>> out;
+    for (auto& [key, value] : raw) out.emplace_back(from_abi(key), from_abi(value));
+    std::sort(out.begin(), out.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    return out;
+}
+
+Result<std::vector<std::pair<PortKey, Policy>>> CrossConnect::list_policies() const {
+    TRY_SET(auto raw, walk<xc_policy>(impl_->objects.policies.get(), "policies"));
+    std::vector<std::pair<PortKey, Policy>> out;
+    for (auto& [key, value] : raw) out.emplace_back(from_abi(key), from_abi(value));
+    std::sort(out.begin(), out.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    return out;
+}
+
+Result<Counters> CrossConnect::counters(PortKey port) const {
+    std::vector<xc_counters> per_cpu(static_cast<size_t>(impl_->cpus));
+    auto key = to_abi(port);
+    if (bpf_map_lookup_elem(impl_->objects.counters.get(), &key, per_cpu.data()) < 0)
+        return errno_error(errno, "read counters of " + port.text());
+    Counters sum;
+    for (auto& cpu : per_cpu) {
+        add(sum.passed, cpu.passed);
+        add(sum.probes, cpu.probes);
+        for (size_t i = 0; i < sum.drops.size(); i++) add(sum.drops[i], cpu.drops[i]);
+    }
+    return sum;
+}
+
+Status CrossConnect::forget(uint32_t ifindex) {
+    for (auto direction : {Direction::ingress, Direction::egress}) {
+        PortKey port{ifindex, direction};
+        TRY(erase(port));
+        TRY(remove(impl_->objects.policies.get(), port, "policy"));
+        if (ifindex != 0) TRY(remove(impl_->objects.counters.get(), port, "counters"));
+    }
+    return {};
+}
+
+Result<size_t> CrossConnect::sweep(std::span<const uint32_t> alive) {
+    auto gone = [&](uint32_t ifindex) { return !std::binary_search(alive.begin(), alive.end(), ifindex); };
+    TRY_SET(auto entries, list());
+    size_t erased = 0;
+    for (auto& [port, entry] : entries) {
+        if (!gone(port.ifindex) && !gone(entry.target)) continue;
+        TRY(erase(port));
+        erased++;
+    }
+    TRY_SET(auto policies, list_policies());
+    for (auto& [port, policy] : policies)
+        if (gone(port.ifindex)) TRY(forget(port.ifindex));
+    return erased;
+}
+
+int CrossConnect::events_fd() const { return ring_buffer__epoll_fd(impl_->ring.get()); }
+
+Result<std::vector<FirstFrame>> CrossConnect::read_events() {
+    impl_->events.clear();
+    int count = ring_buffer__consume(impl_->ring.get());
+    if (count < 0) return errno_error(-count, "read first-frame reports");
+    return std::exchange(impl_->events, {});
+}
+
+}  // namespace banana::xconnect
