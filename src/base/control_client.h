@@ -1,8 +1,8 @@
 // A blocking JSON-RPC client of the control socket, for programs that ask once and end: the CLI, the hook.
 //
-// Concepts: connect, call, call again; every wait is bounded. A call that timed out leaves the client usable: its late
-// reply is thrown away. Notifications are skipped.
-// Threading: one thread. Errors: unreachable (no daemon, or it hung up), timeout, else what the daemon answered.
+// Concepts: connect, call, call again; every wait is bounded. A call whose answer did not come in time leaves the
+// client usable: a late reply is thrown away. Notifications are skipped. Threading: one thread. Errors: unreachable (no
+// daemon, or it hung up), timeout, else what the daemon answered.
 #pragma once
 
 #include <chrono>
