@@ -113,7 +113,8 @@ Requests create(const BridgeSpec& spec) {
         message.u32(IFLA_BR_FORWARD_DELAY, 0);
         message.u32(IFLA_BR_AGEING_TIME, spec.ageing_s * clock_ticks);
         message.u8(IFLA_BR_MCAST_SNOOPING, spec.multicast_snooping);
-        message.u8(IFLA_BR_VLAN_FILTERING, spec.vlan_filtering);
+        // A kernel without it refuses even "off", which is the default anyway.
+        if (spec.vlan_filtering) message.u8(IFLA_BR_VLAN_FILTERING, 1);
     });
     Requests steps;
     steps.push_back(std::move(message).finish());
