@@ -1,0 +1,164 @@
+"""Guests: their XML, their start, and a shell in them over the serial console."""
+
+import hashlib
+import os
+import re
+import select
+import termios
+import time
+import tty
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from xml.sax.saxutils import escape, quoteattr
+
+import lab_image
+from lab_base import LabError, wait_until
+
+if TYPE_CHECKING:
+    from banana_lab import Lab
+
+SPARE_PORTS = 4  # for NICs that are plugged in later
+
+
+@dataclass(frozen=True)
+class Nic:
+    """One of `network` (libvirt's name of it), `bridge` or `direct` (a netdev, macvtap passthrough)."""
+
+    network: str = ""
+    bridge: str = ""
+    direct: str = ""
+    address: str = ""  # A.B.C.D/P that the guest gives itself
+    mac: str = ""      # made from the guest's name if empty
+    mtu: int = 0       # 0: the network's
+    wire: str = ""     # Banana's metadata: auto, native, vxlan, dtls
+
+
+@dataclass(frozen=True)
+class Vm:
+    name: str
+    nics: list[Nic] = field(default_factory=list)
+    memory: int = 256  # MiB
+    accelerator: str = "qemu"  # "kvm" by explicit choice only
+    spare_addresses: tuple[str, ...] = ()  # for NICs plugged in later: eth1's, ... after those of `nics`
+
+
+def mac_of(name: str, index: int) -> str:
+    digest = hashlib.sha256(f"{name}/{index}".encode()).digest()
+    return "52:54:00:" + ":".join(f"{byte:02x}" for byte in digest[:3])
+
+
+def nic_xml(vm_name: str, nic: Nic, index: int) -> str:
+    """An <interface>, for a domain or for virsh attach-device."""
+    if nic.network:
+        kind, source = "network", f"<source network={quoteattr(nic.network)}/>"
+    elif nic.bridge:
+        kind, source = "bridge", f"<source bridge={quoteattr(nic.bridge)}/>"
+    elif nic.direct:
+        kind, source = "direct", f"<source dev={quoteattr(nic.direct)} mode='passthrough'/>"
+    else:
+        raise LabError(f"NIC {index} of {vm_name} is connected to nothing: name a network, a bridge or a netdev")
+    mtu = f"<mtu size='{nic.mtu}'/>" if nic.mtu else ""
+    return (f"<interface type='{kind}'><mac address='{nic.mac or mac_of(vm_name, index)}'/>{source}"
+            f"<model type='virtio'/>{mtu}<rom enabled='no'/><alias name='ua-net{index}'/></interface>")
+
+
+def network_xml(name: str, bridge: str, mtu: int | None) -> str:
+    size = f"<mtu size='{mtu}'/>" if mtu else ""
+    return (f"<network><name>{escape(name)}</name><forward mode='bridge'/><bridge name={quoteattr(bridge)}/>{size}"
+            "</network>")
+
+
+def domain_xml(vm: Vm, image: lab_image.Image) -> str:
+    addresses = [nic.address for nic in vm.nics] + list(vm.spare_addresses)
+    words = [f"banana.name={vm.name}"]
+    words += [f"banana.ip{index or ''}={address}" for index, address in enumerate(addresses) if address]
+    spikes = "".join(f"<banana:spike interface='net{index}' wire={quoteattr(nic.wire)}/>"
+                     for index, nic in enumerate(vm.nics) if nic.wire)
+    metadata = f"<metadata><banana:domain xmlns:banana='urn:banana:1'>{spikes}</banana:domain></metadata>"
+    ports = "<controller type='pci' model='pcie-root-port'/>" * (len(vm.nics) + SPARE_PORTS)
+    nics = "".join(nic_xml(vm.name, nic, index) for index, nic in enumerate(vm.nics))
+    return f"""\
+<domain type='{vm.accelerator}'>
+  <name>{escape(vm.name)}</name>
+  <uuid>{uuid.uuid5(uuid.NAMESPACE_DNS, f'{vm.name}.banana-lab')}</uuid>
+  {metadata if spikes else ''}
+  <memory unit='MiB'>{vm.memory}</memory>
+  <vcpu>1</vcpu>
+  <cpu mode='maximum' migratable='off'/>
+  <os>
+    <type arch='x86_64' machine='q35'>hvm</type>
+    <kernel>{image.kernel}</kernel>
+    <initrd>{image.initramfs}</initrd>
+    <cmdline>console=ttyS0 quiet panic=-1 {escape(' '.join(words))}</cmdline>
+  </os>
+  <features><acpi/><apic/></features>
+  <clock offset='utc'/>
+  <on_reboot>destroy</on_reboot>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <controller type='pci' model='pcie-root'/>
+    {ports}
+    {nics}
+    <serial type='pty'>
+      <log file='{serial_log(vm.name)}' append='off'/>
+      <target type='isa-serial' port='0'><model name='isa-serial'/></target>
+    </serial>
+    <console type='pty'><target type='serial' port='0'/></console>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+def serial_log(name: str) -> str:
+    return f"/var/log/libvirt/qemu/{name}-serial.log"
+
+
+def serial_output(lab: "Lab", name: str, host: str) -> str:
+    """What the guest has printed since it came to this host."""
+    path = lab.host(host).root / serial_log(name).lstrip("/")
+    return path.read_text(errors="replace") if path.exists() else ""
+
+
+def start(lab: "Lab", vm: Vm, host: str, timeout: float) -> None:
+    image = lab_image.build()
+    if not (lab.host(host).root / str(image.kernel).lstrip("/")).exists():
+        raise LabError(f"{image.kernel} is not visible on {host}: BANANA_CACHE must not lie in /run, /etc or /var/lib")
+    lab.exec(host, "virsh", "-q", "define", "/dev/stdin", stdin=domain_xml(vm, image))
+    lab.virsh(host, "start", vm.name)
+    ready = f"BANANA-GUEST READY {vm.name}"
+
+    def ready_or_gone() -> bool:
+        if ready in serial_output(lab, vm.name, host):
+            return True
+        state = lab.virsh(host, "domstate", vm.name).strip()
+        if state != "running":
+            raise LabError(f"guest {vm.name} on {host} is {state}; its console:\n{serial_output(lab, vm.name, host)}")
+        return False
+
+    wait_until(ready_or_gone, timeout, f"guest {vm.name} on {host} to be ready (see {serial_log(vm.name)} there)", 0.1)
+
+
+def shell(lab: "Lab", name: str, command: str, timeout: float, check: bool) -> str:
+    host = lab.find_vm(name)
+    device = lab.virsh(host, "ttyconsole", name).strip()
+    # Markers that the console's echo of our own line does not have.
+    line = f"printf '@@%s\\n' begin; {{ {command}; }} 2>&1; printf '@@%s %s\\n' end $?\n"
+    console = os.open(lab.host(host).root / device.lstrip("/"), os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        tty.setraw(console, termios.TCSANOW)
+        os.write(console, line.encode())
+        output, deadline = "", time.monotonic() + timeout
+        while not (found := re.search(r"@@begin\r*\n(.*?)@@end (\d+)\r*\n", output, re.DOTALL)):
+            if time.monotonic() > deadline:
+                raise LabError(f"guest {name} on {host} did not finish within {timeout:.0f} s: {command}: {output}")
+            if select.select([console], [], [], 0.1)[0]:
+                output += os.read(console, 65536).decode(errors="replace")
+    finally:
+        os.close(console)
+    text = found.group(1).replace("\r", "")
+    if check and found.group(2) != "0":
+        raise LabError(f"in guest {name} on {host}: status {found.group(2)}: {command}: {text.strip()}")
+    return text
