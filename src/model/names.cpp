@@ -1,0 +1,95 @@
+#include "model/names.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace banana::model {
+
+namespace {
+
+bool lower_or_digit(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
+bool letter_or_digit(char c) { return lower_or_digit(c) || (c >= 'A' && c <= 'Z'); }
+
+Status check_dns_like(std::string_view kind, std::string_view name, size_t max) {
+    const bool good = !name.empty() && name.size() <= max && lower_or_digit(name.front()) &&
+                      std::all_of(name.begin(), name.end(), [](char c) { return lower_or_digit(c) || c == '-'; });
+    if (good) return {};
+    return Error(Errc::invalid,
+                 fmt::format("{} name '{}': it must be 1 to {} of a-z, 0-9 and '-', and not begin with '-'", kind,
+                             printable(name, 40), max));
+}
+
+std::string device(const char* prefix, uint32_t id) { return prefix + hex32(id); }
+
+}  // namespace
+
+Status check_host_name(std::string_view name) { return check_dns_like("host", name, 32); }
+Status check_corm_name(std::string_view name) { return check_dns_like("Corm", name, corm_name_max); }
+
+Status check_device_name(std::string_view name) {
+    const bool good = !name.empty() && name.size() <= 15 && name != "." && name != ".." &&
+                      std::all_of(name.begin(), name.end(),
+                                  [](char c) { return c > ' ' && c < 0x7f && c != '/' && c != ':' && c != '%'; });
+    if (good) return {};
+    return Error(Errc::invalid, fmt::format("device name '{}': it must be 1 to 15 printable characters without blanks, "
+                                            "'/', ':' and '%'",
+                                            printable(name, 40)));
+}
+
+Status check_label(std::string_view name) {
+    const bool good = !name.empty() && name.size() <= 64 && letter_or_digit(name.front()) &&
+                      std::all_of(name.begin(), name.end(),
+                                  [](char c) { return letter_or_digit(c) || c == '.' || c == '_' || c == '-'; });
+    if (good) return {};
+    return Error(Errc::invalid,
+                 fmt::format("name '{}': it must be 1 to 64 letters, digits, '.', '_' and '-', and begin "
+                             "with a letter or digit",
+                             printable(name, 80)));
+}
+
+Status check_mtu(int64_t mtu) {
+    if (mtu >= 1280 && mtu <= 65000) return {};
+    return Error(Errc::invalid, fmt::format("MTU {}: it must be 1280 to 65000", mtu));
+}
+
+std::string corm_full_name(std::string_view host, std::string_view short_name) {
+    return fmt::format("{}/{}", host, short_name);
+}
+std::string corm_short_name(std::string_view full_name) {
+    const auto slash = full_name.find('/');
+    return std::string(slash == std::string_view::npos ? full_name : full_name.substr(slash + 1));
+}
+std::string corm_host(std::string_view full_name) { return name_home(full_name); }
+
+std::string spike_name(std::string_view home, std::string_view domain, std::string_view interface) {
+    return fmt::format("{}/{}/{}", home, domain, interface);
+}
+std::string netdev_spike_name(std::string_view home, std::string_view label) {
+    return fmt::format("{}/dev/{}", home, label);
+}
+std::string name_home(std::string_view name) { return std::string(name.substr(0, name.find('/'))); }
+
+std::string network_name(std::string_view corm_short) { return network_prefix + std::string(corm_short); }
+std::string anchor_device(std::string_view corm_short) { return "bn-" + std::string(corm_short); }
+
+std::string corm_bridge_device(uint32_t corm_id) { return device("bnb", corm_id); }
+std::string port_device(uint32_t port_id) { return device("bnc", port_id); }
+std::string port_stub_device(uint32_t port_id) { return device("bnp", port_id); }
+std::string wire_device(uint32_t connector) { return device("bnx", connector); }
+std::string lower_device(uint32_t spike_id) { return device(macvtap_prefix, spike_id); }
+std::string lower_stub_device(uint32_t spike_id) { return device("bnf", spike_id); }
+
+bool is_own_device(std::string_view name) {
+    if (name.size() != 11 || !parse_hex32(name.substr(3))) return false;
+    const auto prefix = name.substr(0, 3);
+    return prefix == "bnb" || prefix == "bnc" || prefix == "bnp" || prefix == "bnx" || prefix == "bne" ||
+           prefix == "bnf";
+}
+
+std::string guest_key(std::string_view domain_uuid, const Mac& mac) {
+    return fmt::format("{}/{}", domain_uuid, mac.text());
+}
+std::string netdev_key(std::string_view home, std::string_view label) { return fmt::format("{}/dev/{}", home, label); }
+
+}  // namespace banana::model
