@@ -12,14 +12,18 @@ Root. Not thread-safe, but several labs of different names may be up at once.
 """
 
 import concurrent.futures
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import re
+import select
+import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import lab_guest
@@ -78,6 +82,7 @@ class Lab:
         self.hosts: dict[str, Host] = {}
         self._count, self._sites, self._mtu, self._uplinks = hosts, list(sites) or ["site1"], underlay_mtu, uplinks
         self._hooks, self._detached = hooks, detached
+        self._mine = False  # the state directory is this lab's, not another's of the same name
         self._launcher: subprocess.Popen[str] | None = None
         self._init = self._launcher_pid = 0
 
@@ -98,12 +103,15 @@ class Lab:
             raise LabError("a lab needs root: it makes namespaces, bridges and guests (sudo)")
         if self.bananad:
             lab_hosts.require_built()
-        self._claim_state()
         try:
-            self._start_init()
+            with _state_lock():
+                self._claim_state()
+                self._start_init()
+                self._save()
             lab_net.lay_out(self._init, {host.name: host.pid for host in self.hosts.values()}, self._mtu, self._uplinks)
             self._start_hosts()
-            self._save()
+            if self._detached:
+                _kill(self._init, signal.SIGUSR1)  # until now a kill of ours would have ended it, half made
         except BaseException:
             self.down()
             raise
@@ -114,24 +122,23 @@ class Lab:
             try:
                 Lab.attach(self.name)
             except LabError:
-                run(["rm", "-rf", str(self.state)])  # what a killed lab could not take with it: a file
+                shutil.rmtree(self.state)  # what a killed lab could not take with it: a file
             else:
                 raise LabError(f"lab '{self.name}' is up: `lab down` ends it, BANANA_LAB names another beside it")
         self.state.mkdir(parents=True)
+        self._mine = True
 
     def _start_init(self) -> None:
         names = [f"hv{number}" for number in range(1, self._count + 1)] + [EXT]
-        owner = os.pidfd_open(os.getpid()) if not self._detached else -1
+        owner = os.pidfd_open(os.getpid())
         log = self.state / "init.log"
         with open(log, "w", encoding="utf-8") as errors:
             self._launcher = subprocess.Popen(
                 ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--net", "--uts", "--mount-proc",
-                 "/usr/bin/python3", "-B", str(LAB_DIR / "lab_init.py"), str(self.state),
-                 str(owner) if owner >= 0 else "-", *names],
+                 "/usr/bin/python3", "-B", str(LAB_DIR / "lab_init.py"), str(self.state), str(owner), *names],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True,
-                cwd="/", pass_fds=[owner] if owner >= 0 else [])
-        if owner >= 0:
-            os.close(owner)
+                cwd="/", pass_fds=[owner])
+        os.close(owner)
         self._launcher_pid = self._launcher.pid
         assert self._launcher.stdout
         line = self._launcher.stdout.readline()
@@ -166,6 +173,7 @@ class Lab:
             raise LabError(f"no lab '{lab.name}' is up: `lab up` starts one (BANANA_LAB chooses by name)") from error
         if start_time(state["init"]) != state["init_start"]:
             raise LabError(f"lab '{lab.name}' is no longer: it was killed, and all of it went with it; `lab up` again")
+        lab._mine = True
         lab._init, lab._launcher_pid, lab.bananad = state["init"], state["launcher"], state["bananad"]
         lab.hosts = {name: Host(name, lab.name, site, pid) for name, (pid, site) in state["hosts"].items()}
         return lab
@@ -190,7 +198,10 @@ class Lab:
                 self._launcher.wait()
         self._launcher_pid = self._init = 0
         self.hosts = {}
-        run(["rm", "-rf", str(self.state)])
+        if self._mine:
+            shutil.rmtree(self.state, ignore_errors=True)
+            _remove_if_empty(STATE_DIR)
+        self._mine = False
 
     # ---- hosts ---------------------------------------------------------------------------------------------------
 
@@ -344,6 +355,24 @@ def _kill(pid: int, number: signal.Signals) -> None:
         pass
 
 
+def _remove_if_empty(directory: pathlib.Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError:
+        pass
+
+
+@contextlib.contextmanager
+def _state_lock() -> Iterator[None]:
+    """One lab at a time may look for its name and take it."""
+    STATE_DIR.mkdir(parents=True, exist_ok=True)
+    directory = os.open(STATE_DIR, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
+
+
 def _ended(pidfd: int, timeout: float) -> bool:
-    import select
     return bool(select.select([pidfd], [], [], timeout)[0])

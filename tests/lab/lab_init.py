@@ -2,8 +2,8 @@
 
 All that a lab runs lives in this process's pid namespace, so its end, however it comes, ends everything: the kernel
 kills the namespace's processes, and with them go network namespaces, mounts and BPF objects. It ends on SIGTERM, or
-when the process behind the pidfd OWNER does (OWNER "-": the lab stands by itself). Says on stdout, as JSON, which
-process holds which host, and closes it.
+when the process behind the pidfd OWNER does, unless SIGUSR1 has told it to stand by itself. Says on stdout, as JSON,
+which process holds which host, and closes it.
 """
 
 import json
@@ -45,7 +45,7 @@ def main() -> None:
     state, owner, *names = sys.argv[1:]
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    for number in (signal.SIGCHLD, signal.SIGTERM):
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, lambda *_: None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a ^C at the owner's terminal is the owner's to handle
 
@@ -53,16 +53,20 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)
     poll = select.poll()
     poll.register(wake_read, select.POLLIN)
-    if owner != "-":
-        poll.register(int(owner), select.POLLIN)
+    poll.register(int(owner), select.POLLIN)
     while True:
         ready = dict(poll.poll())
-        if wake_read in ready and signal.SIGTERM in os.read(wake_read, 4096):
-            break
-        if wake_read not in ready and ready:
+        signals = os.read(wake_read, 4096) if wake_read in ready else b""
+        if signal.SIGUSR1 in signals:
+            poll.unregister(int(owner))
+        elif signal.SIGTERM in signals or int(owner) in ready:
             break
         reap()
     shutil.rmtree(state, ignore_errors=True)
+    try:
+        pathlib.Path(state).parent.rmdir()
+    except OSError:
+        pass  # another lab's is there
 
 
 if __name__ == "__main__":
