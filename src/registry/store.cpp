@@ -1,0 +1,145 @@
+#include "registry/store.h"
+
+#include <fmt/format.h>
+#include <sqlite3.h>
+#include <sys/stat.h>
+
+namespace banana::registry {
+
+namespace {
+
+constexpr int schema_version = 1;
+constexpr const char* schema = R"(
+    CREATE TABLE IF NOT EXISTS record(
+        kind TEXT NOT NULL, key TEXT NOT NULL, version INTEGER NOT NULL, document TEXT NOT NULL,
+        PRIMARY KEY(kind, key)) WITHOUT ROWID;
+)";
+
+Status bind_text(sqlite3_stmt* statement, int index, const std::string& text) {
+    if (sqlite3_bind_text(statement, index, text.data(), static_cast<int>(text.size()), SQLITE_TRANSIENT) == SQLITE_OK)
+        return {};
+    return Error("out of memory");
+}
+
+std::string column_text(sqlite3_stmt* statement, int index) {
+    const auto* text = reinterpret_cast<const char*>(sqlite3_column_text(statement, index));
+    return {text != nullptr ? text : "", static_cast<size_t>(sqlite3_column_bytes(statement, index))};
+}
+
+}  // namespace
+
+void Store::Close::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
+void Store::Close::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
+
+Error Store::error(const std::string& what) const {
+    return Error(fmt::format("{}: {}", what, sqlite3_errmsg(db_.get())));
+}
+
+Status Store::execute(const char* sql) {
+    if (sqlite3_exec(db_.get(), sql, nullptr, nullptr, nullptr) == SQLITE_OK) return {};
+    return Error(sqlite3_errmsg(db_.get()));
+}
+
+Result<Store> Store::open(const std::string& path) {
+    const mode_t before = umask(0077);
+    sqlite3* raw = nullptr;
+    const int rc = sqlite3_open_v2(path.c_str(), &raw, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE, nullptr);
+    Store store{std::unique_ptr<sqlite3, Close>(raw)};
+    const std::string what = "open state " + path;
+    if (rc == SQLITE_OK) {
+        sqlite3_busy_timeout(raw, 2000);
+        // The exclusive lock keeps a second daemon off the same records; it ends with the process.
+        const Status ready =
+            store.execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;");
+        umask(before);
+        if (!ready) return ready.error().context(what);
+    } else {
+        umask(before);
+        return store.error(what);
+    }
+    TRY_SET(const auto version, store.prepare("PRAGMA user_version", "", ""));
+    if (sqlite3_step(version.get()) != SQLITE_ROW) return store.error(what);
+    const int found = sqlite3_column_int(version.get(), 0);
+    if (found > schema_version)
+        return Error(Errc::unsupported, fmt::format("{}: its format is {}, this bananad knows up to {}; use the newer "
+                                                    "bananad that wrote it",
+                                                    what, found, schema_version));
+    TRY(store.execute(schema).context(what));
+    TRY(store.execute(fmt::format("PRAGMA user_version={}", schema_version).c_str()).context(what));
+    return store;
+}
+
+Result<Store::Statement> Store::prepare(const char* sql, const std::string& kind, const std::string& key) {
+    sqlite3_stmt* raw = nullptr;
+    if (sqlite3_prepare_v2(db_.get(), sql, -1, &raw, nullptr) != SQLITE_OK) return error("prepare statement");
+    Statement statement(raw);
+    const int parameters = sqlite3_bind_parameter_count(raw);
+    if (parameters >= 1) TRY(bind_text(raw, 1, kind));
+    if (parameters >= 2) TRY(bind_text(raw, 2, key));
+    return statement;
+}
+
+Result<std::vector<Record>> Store::list(const std::string& kind) {
+    TRY_SET(const auto statement,
+            prepare("SELECT key, version, document FROM record WHERE kind=?1 ORDER BY key", kind, ""));
+    std::vector<Record> out;
+    int rc = 0;
+    while ((rc = sqlite3_step(statement.get())) == SQLITE_ROW) {
+        const std::string key = column_text(statement.get(), 0);
+        auto document = Json::parse(column_text(statement.get(), 2));
+        if (!document) return document.error().context(fmt::format("read {} {}", kind, key));
+        out.push_back({key, sqlite3_column_int64(statement.get(), 1), std::move(*document)});
+    }
+    if (rc != SQLITE_DONE) return error("list " + kind);
+    return out;
+}
+
+Result<std::optional<Record>> Store::get(const std::string& kind, const std::string& key) {
+    TRY_SET(const auto statement, prepare("SELECT version, document FROM record WHERE kind=?1 AND key=?2", kind, key));
+    const int rc = sqlite3_step(statement.get());
+    if (rc == SQLITE_DONE) return std::optional<Record>();
+    if (rc != SQLITE_ROW) return error(fmt::format("read {} {}", kind, key));
+    auto document = Json::parse(column_text(statement.get(), 1));
+    if (!document) return document.error().context(fmt::format("read {} {}", kind, key));
+    return std::optional<Record>(Record{key, sqlite3_column_int64(statement.get(), 0), std::move(*document)});
+}
+
+Result<int64_t> Store::write(const char* operation, const char* sql, const std::string& kind, const std::string& key,
+                             const Json& document, int64_t expected) {
+    const std::string what = fmt::format("{} {} {}", operation, kind, key);
+    TRY_SET(const auto statement, prepare(sql, kind, key));
+    TRY(bind_text(statement.get(), 3, document.dump()).context(what));
+    if (sqlite3_bind_parameter_count(statement.get()) >= 4) sqlite3_bind_int64(statement.get(), 4, expected);
+    const int rc = sqlite3_step(statement.get());
+    if (rc == SQLITE_DONE)
+        return Error(Errc::busy, fmt::format("{}: it was changed meanwhile (version {} expected)", what, expected));
+    if (rc != SQLITE_ROW) return error(what);
+    const int64_t version = sqlite3_column_int64(statement.get(), 0);
+    // RETURNING gives its row before the statement ends; only the end commits, and can fail (disk full).
+    if (sqlite3_step(statement.get()) != SQLITE_DONE) return error(what);
+    return version;
+}
+
+Result<int64_t> Store::put(const std::string& kind, const std::string& key, const Json& document) {
+    return write("write",
+                 "INSERT INTO record VALUES(?1, ?2, 1, ?3) ON CONFLICT(kind, key) DO UPDATE SET version=version+1, "
+                 "document=?3 RETURNING version",
+                 kind, key, document, 0);
+}
+
+Result<int64_t> Store::compare_and_set(const std::string& kind, const std::string& key, int64_t expected,
+                                       const Json& document) {
+    const char* sql = expected == 0
+                          ? "INSERT INTO record VALUES(?1, ?2, 1, ?3) ON CONFLICT DO NOTHING RETURNING version"
+                          : "UPDATE record SET version=version+1, document=?3 WHERE kind=?1 AND key=?2 AND "
+                            "version=?4 RETURNING version";
+    return write("write", sql, kind, key, document, expected);
+}
+
+Status Store::erase(const std::string& kind, const std::string& key) {
+    TRY_SET(const auto statement, prepare("DELETE FROM record WHERE kind=?1 AND key=?2", kind, key));
+    if (sqlite3_step(statement.get()) != SQLITE_DONE) return error(fmt::format("delete {} {}", kind, key));
+    return {};
+}
+
+}  // namespace banana::registry

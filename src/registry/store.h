@@ -1,0 +1,62 @@
+// Store: the host's durable records, in SQLite; documents under (kind, key), each with a version.
+//
+// Concepts: a record is a Json document; the kinds in use are "corm", "wire", "spike", "home". Every write is one
+// transaction in WAL mode with synchronous=NORMAL: a crash of this process loses nothing that was acknowledged, a power
+// cut may lose the last writes but never tears one (SQLite documentation, "Write-Ahead Logging"; the kernel's links,
+// which the records describe, are gone then as well).
+// compare_and_set() is what serialises a wire: it fails when somebody else wrote in between.
+// Threading: one thread. Errors: "<operation> <kind> <key>: <SQLite's text>"; busy when compare_and_set lost.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/json.h"
+#include "base/result.h"
+
+struct sqlite3;
+struct sqlite3_stmt;
+
+namespace banana::registry {
+
+struct Record {
+    std::string key;
+    int64_t version = 0;
+    Json document;
+};
+
+class Store {
+public:
+    // Makes the file (0600) and its tables if they are not there. `path` ":memory:" for tests.
+    static Result<Store> open(const std::string& path);
+
+    Result<std::vector<Record>> list(const std::string& kind);
+    Result<std::optional<Record>> get(const std::string& kind, const std::string& key);
+    // Returns the new version (1 for a new record).
+    Result<int64_t> put(const std::string& kind, const std::string& key, const Json& document);
+    // Writes only if the record's version is `expected` (0: it does not exist yet).
+    Result<int64_t> compare_and_set(const std::string& kind, const std::string& key, int64_t expected,
+                                    const Json& document);
+    Status erase(const std::string& kind, const std::string& key);  // absent: done already
+
+private:
+    struct Close {
+        void operator()(sqlite3* db) const;
+        void operator()(sqlite3_stmt* statement) const;
+    };
+    using Statement = std::unique_ptr<sqlite3_stmt, Close>;
+
+    explicit Store(std::unique_ptr<sqlite3, Close> db) : db_(std::move(db)) {}
+    Status execute(const char* sql);
+    Result<Statement> prepare(const char* sql, const std::string& kind, const std::string& key);
+    Result<int64_t> write(const char* operation, const char* sql, const std::string& kind, const std::string& key,
+                          const Json& document, int64_t expected);
+    Error error(const std::string& what) const;
+
+    std::unique_ptr<sqlite3, Close> db_;
+};
+
+}  // namespace banana::registry
