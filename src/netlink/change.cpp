@@ -111,14 +111,22 @@ Request delete_link(const LinkRef& which) {
     return std::move(message).finish().accept(ENODEV);
 }
 
-Status delete_links(Socket& socket, std::span<const uint32_t> indexes, uint32_t group) {
+Status delete_links(Socket& socket, std::span<const uint32_t> indexes) {
     if (indexes.empty()) return {};
-    Requests marks;
-    for (uint32_t index : indexes) marks.push_back(set_link(index, one(&LinkChange::group, group)).accept(ENODEV));
-    TRY(first_failure(socket.batch(marks)));
+    // Random, so that what another caller, or a run that was killed half way, has marked is not deleted with ours.
+    uint32_t group = random_u32() | 0x40000000;
+    auto mark = [&](uint32_t mark_group) {
+        Requests marks;
+        for (uint32_t index : indexes)
+            marks.push_back(set_link(index, one(&LinkChange::group, mark_group)).accept(ENODEV));
+        return first_failure(socket.batch(marks));
+    };
     Message message("delete " + std::to_string(indexes.size()) + " links", RTM_DELLINK, 0);
     message.header(ifinfomsg{}).u32(IFLA_GROUP, group);
-    return socket.request(std::move(message).finish().accept(ENODEV));
+    Status deleted = mark(group);
+    if (deleted) deleted = socket.request(std::move(message).finish().accept(ENODEV));
+    if (!deleted) (void)mark(0);  // best effort: the mark itself does no harm
+    return deleted;
 }
 
 Request disable_ipv6(const std::string& name) {

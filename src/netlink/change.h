@@ -47,9 +47,10 @@ Request set_port(const LinkRef& port, const PortChange& change);
 
 // Deleting one end of a veth pair deletes both. One that is gone already counts as deleted.
 Request delete_link(const LinkRef& which);
-// Deletes many at once: the kernel waits for its readers once instead of once per link. All or, if one of them cannot
-// be deleted (hardware), none; those that are gone already do not matter. Uses device group `group` meanwhile.
-Status delete_links(Socket& socket, std::span<const uint32_t> indexes, uint32_t group = 0x62616e61);
+// Deletes many at once: the kernel waits for its readers once instead of once per link (0.2 ms a link instead of 17).
+// All, or, if one of them cannot be deleted (hardware), none; those that are gone already do not matter. The links
+// are put into a random device group for it.
+Status delete_links(Socket& socket, std::span<const uint32_t> indexes);
 
 // IPv6 off on a device, by its name: no address, no neighbour discovery, no MLD, also where the host forwards IPv6.
 // A kernel without IPv6 has it off. A Request, so that it can stand between the others of a batch.
