@@ -7,11 +7,11 @@
 // A peer that cannot be reached, or is refused, is dialled again after 0.1 s ... 5 s (doubling, with jitter), at once
 // when it dials us or when certificates are reloaded. A ping each second notices a dead peer within 4 s.
 // Methods of its own: "hello", "ping", "peer.update" (the sender's capabilities changed).
+// The Dispatcher must be another than the control socket's: what stands in it can be asked for by every peer.
 // Threading: the io_context's single thread, callbacks included. Call stop() before the io_context is destroyed.
 // Errors: start() and reload() name the file or address; a peer's trouble never surfaces there, but in status().
 #pragma once
 
-#include <asio/awaitable.hpp>
 #include <asio/io_context.hpp>
 #include <functional>
 #include <memory>
@@ -81,8 +81,9 @@ public:
     // incoming_error}]
     Json status() const;
 
-private:
     struct Impl;
+
+private:
     std::shared_ptr<Impl> impl_;
 };
 

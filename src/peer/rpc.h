@@ -12,7 +12,7 @@
 #pragma once
 
 #include <asio/any_io_executor.hpp>
-#include <asio/awaitable.hpp>
+
 #include <chrono>
 #include <functional>
 #include <map>
@@ -22,6 +22,7 @@
 
 #include "base/json.h"
 #include "base/result.h"
+#include "peer/coroutine.h"
 
 namespace banana::rpc {
 

@@ -1,12 +1,12 @@
 // Starts a coroutine that nobody waits for. An exception out of it is a bug; it is logged, not lost.
 #pragma once
 
-#include <asio/awaitable.hpp>
 #include <asio/co_spawn.hpp>
 #include <exception>
 #include <string>
 
 #include "base/log.h"
+#include "peer/coroutine.h"
 
 namespace banana::rpc {
 

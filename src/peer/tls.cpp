@@ -1,0 +1,202 @@
+#include "peer/tls.h"
+
+#include <fmt/format.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include <cerrno>
+
+#include "base/bytes.h"
+#include "pki/files.h"
+
+namespace banana::peer {
+
+namespace {
+
+constexpr int user_timeout_ms = 4000;
+constexpr int keep_idle_s = 2, keep_interval_s = 1, keep_count = 2;
+
+std::string named(const pki::CertInfo& certificate) { return fmt::format("certificate '{}'", certificate.subject); }
+
+Status check_key_mode(const std::string& path) {
+    struct stat info {};
+    if (::stat(path.c_str(), &info) != 0) return errno_error(errno, fmt::format("read key {}", path));
+    if ((info.st_mode & 077) == 0) return {};
+    return Error(Errc::refused, fmt::format("read key {}: mode {:04o} lets others read it; it must be 0600", path,
+                                            info.st_mode & 07777));
+}
+
+Status configure(SSL_CTX* ssl, const std::string& ca, const std::string& certificate, const std::string& key) {
+    const auto failed = [](const std::string& what) {
+        return Error(Errc::invalid, fmt::format("{}: {}", what, pki::openssl_reason()));
+    };
+    ERR_clear_error();
+    if (SSL_CTX_set_min_proto_version(ssl, TLS1_3_VERSION) != 1) return failed("choose TLS 1.3");
+    SSL_CTX_set_num_tickets(ssl, 0);
+    SSL_CTX_set_session_cache_mode(ssl, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_verify_depth(ssl, 1);
+    if (SSL_CTX_load_verify_file(ssl, ca.c_str()) != 1) return failed(fmt::format("read CA certificate {}", ca));
+    if (SSL_CTX_use_certificate_file(ssl, certificate.c_str(), SSL_FILETYPE_PEM) != 1)
+        return failed(fmt::format("read certificate {}", certificate));
+    // No pass phrase is ever asked for on a daemon's terminal.
+    SSL_CTX_set_default_passwd_cb(ssl, [](char*, int, int, void*) { return 0; });
+    if (SSL_CTX_use_PrivateKey_file(ssl, key.c_str(), SSL_FILETYPE_PEM) != 1)
+        return failed(fmt::format("read key {}", key));
+    if (SSL_CTX_check_private_key(ssl) != 1) return failed(fmt::format("key {} of certificate {}", key, certificate));
+    return {};
+}
+
+bool is_foreign(int error) {
+    switch (error) {
+        case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
+        case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
+        case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
+        case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
+        case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
+        case X509_V_ERR_CERT_SIGNATURE_FAILURE:
+        case X509_V_ERR_CERT_UNTRUSTED:
+        case X509_V_ERR_AKID_SKID_MISMATCH: return true;
+        default: return false;
+    }
+}
+
+void keep_first(Verdict& verdict, X509_STORE_CTX* store) {
+    const int error = X509_STORE_CTX_get_error(store);
+    if (error == X509_V_OK || verdict.error != X509_V_OK) return;
+    verdict.error = error;
+    verdict.depth = X509_STORE_CTX_get_error_depth(store);
+    const X509* current = X509_STORE_CTX_get_current_cert(store);
+    if (current == nullptr) return;
+    if (auto info = pki::describe(current)) verdict.certificate = std::move(*info);
+}
+
+// What the other end's alert says of our certificate; "" when the code is about something else.
+const char* refusal_of(int reason) {
+    switch (reason) {
+        case SSL_R_SSLV3_ALERT_CERTIFICATE_EXPIRED: return "it has expired";
+        case SSL_R_TLSV1_ALERT_UNKNOWN_CA: return "it is not signed by the CA in use there";
+        case SSL_R_SSLV3_ALERT_BAD_CERTIFICATE: return "it is not valid there (not valid yet, or damaged)";
+        case SSL_R_SSLV3_ALERT_UNSUPPORTED_CERTIFICATE: return "it is not made for this purpose";
+        case SSL_R_SSLV3_ALERT_CERTIFICATE_REVOKED: return "it has been revoked";
+        case SSL_R_SSLV3_ALERT_CERTIFICATE_UNKNOWN: return "it was not accepted";
+        case SSL_R_TLSV1_ALERT_ACCESS_DENIED: return "access denied";
+        case SSL_R_TLSV13_ALERT_CERTIFICATE_REQUIRED: return "none was shown";
+        default: return "";
+    }
+}
+
+}  // namespace
+
+Result<std::shared_ptr<const Identity>> Identity::load(const std::string& ca, const std::string& certificate,
+                                                       const std::string& key) {
+    auto identity = std::make_shared<Identity>();
+    identity->own_path = certificate;
+    identity->ca_path = ca;
+    TRY_SET(identity->ca, pki::inspect(ca));
+    TRY_SET(identity->own, pki::inspect(certificate));
+    TRY(check_key_mode(key));
+    identity->context = std::make_shared<asio::ssl::context>(asio::ssl::context::tls);
+    identity->context->set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
+    TRY(configure(identity->context->native_handle(), ca, certificate, key));
+    return std::shared_ptr<const Identity>(identity);
+}
+
+std::string Identity::problem(const std::string& host) const {
+    if (auto good = verify(SSL_CTX_get0_certificate(context->native_handle())); !good) return good.error().message();
+    if (auto good = check_role(own); !good) return good.error().message();
+    if (auto good = check_name(own, host); !good) return good.error().message();
+    return "";
+}
+
+Status Identity::verify(X509* certificate) const {
+    const std::unique_ptr<X509_STORE_CTX, pki::OpensslFree<X509_STORE_CTX_free>> store(X509_STORE_CTX_new());
+    X509_STORE* trusted = SSL_CTX_get_cert_store(context->native_handle());
+    if (!store || X509_STORE_CTX_init(store.get(), trusted, certificate, nullptr) != 1)
+        return Error(fmt::format("verify a certificate: {}", pki::openssl_reason()));
+    if (X509_verify_cert(store.get()) == 1) return {};
+    Verdict verdict;
+    keep_first(verdict, store.get());
+    ERR_clear_error();
+    return verdict_error(verdict, *this);
+}
+
+std::unique_ptr<TlsStream> make_tls_stream(Tcp::socket socket, const std::shared_ptr<const Identity>& identity) {
+    // The context must outlive the layer: the explaining function, which lives in the stream, holds it.
+    auto explain = [identity](const asio::error_code& code) { return tls_error(code, identity->own_path); };
+    return std::make_unique<TlsStream>(TlsLayer(std::move(socket), *identity->context), std::move(explain));
+}
+
+std::shared_ptr<Verdict> watch_verification(TlsLayer& layer) {
+    auto verdict = std::make_shared<Verdict>();
+    layer.set_verify_callback([verdict](bool good, asio::ssl::verify_context& context) {
+        if (!good) keep_first(*verdict, context.native_handle());
+        return good;
+    });
+    return verdict;
+}
+
+Error verdict_error(const Verdict& verdict, const Identity& identity) {
+    const auto& certificate = verdict.certificate;
+    const std::string which = (verdict.depth > 0 ? "CA " : "") + named(certificate);
+    if (is_foreign(verdict.error))
+        return {Errc::refused, fmt::format("{} of issuer '{}' is not signed by this cluster's CA ({})", which,
+                                           certificate.issuer, identity.ca_path)};
+    if (verdict.error == X509_V_ERR_CERT_HAS_EXPIRED)
+        return {Errc::refused, fmt::format("{} expired on {}", which, pki::utc_text(certificate.not_after))};
+    if (verdict.error == X509_V_ERR_CERT_NOT_YET_VALID)
+        return {Errc::refused, fmt::format("{} is not yet valid, not before {} (are the clocks right?)", which,
+                                           pki::utc_text(certificate.not_before))};
+    return {Errc::refused, fmt::format("{}: {}", which, X509_verify_cert_error_string(verdict.error))};
+}
+
+Error tls_error(const asio::error_code& code, const std::string& own_certificate) {
+    if (code == asio::ssl::error::stream_truncated) return {Errc::unreachable, "the other end closed the connection"};
+    if (code.category() != asio::error::get_ssl_category()) return {Errc::unreachable, code.message()};
+    const int reason = ERR_GET_REASON(static_cast<unsigned>(code.value()));
+    if (const char* refusal = refusal_of(reason); *refusal != '\0')
+        return {Errc::refused, fmt::format("it refused this host's certificate ({}): {}", own_certificate, refusal)};
+    if (reason == SSL_R_WRONG_VERSION_NUMBER || reason == SSL_R_HTTP_REQUEST)
+        return {Errc::refused, "it does not speak TLS"};
+    if (reason == SSL_R_UNSUPPORTED_PROTOCOL || reason == SSL_R_TLSV1_ALERT_PROTOCOL_VERSION)
+        return {Errc::refused, "it does not speak TLS 1.3"};
+    return {Errc::refused, "TLS: " + code.message()};
+}
+
+Result<PeerCertificate> peer_certificate(TlsLayer& layer) {
+    PeerCertificate out;
+    out.x509.reset(SSL_get1_peer_certificate(layer.native_handle()));
+    if (!out.x509) return Error(Errc::refused, "no certificate was shown");
+    TRY_SET(out.info, pki::describe(out.x509.get()));
+    return out;
+}
+
+Status check_role(const pki::CertInfo& certificate) {
+    if (certificate.role == pki::role_controller) return {};
+    return Error(Errc::refused,
+                 fmt::format("{} has {}; peers need role '{}'", named(certificate),
+                             certificate.role.empty() ? "no role" : fmt::format("role '{}'", certificate.role),
+                             pki::role_controller));
+}
+
+Status check_name(const pki::CertInfo& certificate, const std::string& expected) {
+    if (certificate.host == expected && !expected.empty()) return {};
+    if (certificate.host.empty())
+        return Error(Errc::refused, fmt::format("{} names no host; '{}' was expected", named(certificate), expected));
+    return Error(Errc::refused,
+                 fmt::format("{} is of host '{}'; '{}' was expected", named(certificate), certificate.host, expected));
+}
+
+void set_tcp_options(Tcp::socket& socket) {
+    const auto set = [fd = socket.native_handle()](int level, int option, int value) {
+        ::setsockopt(fd, level, option, &value, sizeof value);  // each only sharpens what pings find out anyway
+    };
+    set(IPPROTO_TCP, TCP_NODELAY, 1);
+    set(SOL_SOCKET, SO_KEEPALIVE, 1);
+    set(IPPROTO_TCP, TCP_KEEPIDLE, keep_idle_s);
+    set(IPPROTO_TCP, TCP_KEEPINTVL, keep_interval_s);
+    set(IPPROTO_TCP, TCP_KEEPCNT, keep_count);
+    set(IPPROTO_TCP, TCP_USER_TIMEOUT, user_timeout_ms);
+}
+
+}  // namespace banana::peer
