@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 import lab_guest
 import lab_hosts
+import lab_image
 import lab_net
 from lab_base import (LAB_DIR, LabError, build_dir, children, namespaced_pid, run, start_time, wait_until)
 from lab_guest import Nic, Vm
@@ -38,6 +39,7 @@ __all__ = ["EXT", "Host", "Lab", "LabError", "Nic", "Process", "Vm", "underlay_a
 
 STATE_DIR = pathlib.Path("/run/banana-lab")
 START_TIMEOUT = 30.0
+PROGRAM_DIR = "/run/lab"  # on each host: the traffic program
 CONTROL_SOCKET = "/run/banana/control.sock"
 
 
@@ -221,6 +223,10 @@ class Lab:
                 lab_hosts.make_pki(pathlib.Path(directory), list(hypervisors))
                 for host in hypervisors:
                     lab_hosts.configure_banana(host, list(hypervisors), pathlib.Path(directory))
+        traffic = lab_image.traffic_program()
+        for host in self.hosts.values():
+            (host.root / PROGRAM_DIR.lstrip("/")).mkdir(parents=True)
+            shutil.copy(traffic, host.root / PROGRAM_DIR.lstrip("/"))
         names = "".join(f"{host.address} {host.name}\n" for host in hypervisors)
         for host in hypervisors:
             lab_hosts.write(host, "/etc/hosts", f"127.0.0.1 localhost\n{names}")
@@ -296,7 +302,7 @@ class Lab:
     # ---- programs ------------------------------------------------------------------------------------------------
 
     def environment(self) -> dict[str, str]:
-        system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        system = f"{PROGRAM_DIR}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         return {"PATH": f"{build_dir()}:{system}" if self.bananad else system,
                 "LIBVIRT_DEFAULT_URI": "qemu:///system", "LC_ALL": "C.UTF-8"}
 

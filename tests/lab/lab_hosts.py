@@ -81,17 +81,20 @@ def bananad_toml(host: Host, hosts: list[Host]) -> str:
         f'host = "{host.name}"',
         f'site = "{host.site}"',
         f'underlay = "{underlay_address(host.name)}"',
-        f"peer_port = {PEER_PORT}",
-        'libvirt = "qemu:///system"',
+        f"port = {PEER_PORT}",
         "",
         "[tls]",
         'ca = "/etc/banana/pki/ca.crt"',
-        f'cert = "/etc/banana/pki/{host.name}.crt"',
+        f'certificate = "/etc/banana/pki/{host.name}.crt"',
         f'key = "/etc/banana/pki/{host.name}.key"',
+        "",
+        "[libvirt]",
+        'uri = "qemu:///system"',
     ]
     for peer in hosts:
         if peer.name != host.name:
-            lines += ["", "[[peer]]", f'name = "{peer.name}"', f'address = "{underlay_address(peer.name)}"']
+            lines += ["", "[[peer]]", f'name = "{peer.name}"', f'address = "{underlay_address(peer.name)}"',
+                      f"port = {PEER_PORT}"]
     return "\n".join(lines) + "\n"
 
 

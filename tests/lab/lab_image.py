@@ -44,6 +44,13 @@ def build(refresh: bool = False) -> Image:
         return Image(kernel / "vmlinuz", _initramfs(cache, kernel, traffic), traffic)
 
 
+def traffic_program() -> pathlib.Path:
+    """The traffic program alone."""
+    cache = cache_dir()
+    with _locked(cache):
+        return _traffic(cache)
+
+
 @contextlib.contextmanager
 def _locked(cache: pathlib.Path) -> Iterator[None]:
     with open(cache / "lock", "w", encoding="ascii") as lock:

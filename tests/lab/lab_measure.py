@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-import lab_image
 from banana_lab import EXT, Lab, LabError, Nic, Vm, wait_until
 from lab_base import say
 from lab_net import underlay_address
@@ -102,8 +101,7 @@ class Traffic:
     """`traffic run` from a host (ext) to a guest: begun once both streams flow, ended by finish()."""
 
     def __init__(self, lab: Lab, peer: str, rate: int = 1000, host: str = EXT, options: tuple[str, ...] = ()) -> None:
-        program = str(lab_image.build().traffic)
-        self._process = lab.spawn(host, program, "run", "--peer", peer, "--rate", rate, "--json", "--until-eof", *options)
+        self._process = lab.spawn(host, "traffic", "run", "--peer", peer, "--rate", rate, "--json", "--until-eof", *options)
         try:
             self._process.expect("READY\n", 30)
         except LabError:
