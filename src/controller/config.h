@@ -1,0 +1,66 @@
+// The daemon's configuration file, as plain values.
+//
+// Concepts: TOML, read once at start and again on `banana reload`. Every key is known, typed and bounded: a key that is
+// unknown, missing, of the wrong type or out of range is an error, and so are two peers of one name or a peer that is
+// this host. All errors of a file are told at once, a line each, as "FILE:LINE:COLUMN: what; what is allowed".
+// packaging/bananad.toml.example explains each key.
+// Threading: pure but for load(), which reads the file. Errors: invalid, or the errno of reading; nothing is thrown.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/bytes.h"
+#include "base/log.h"
+#include "base/result.h"
+
+namespace banana::controller {
+
+using std::chrono::milliseconds;
+
+inline constexpr uint16_t default_peer_port = 7471;
+inline constexpr uint16_t default_vxlan_port = 4789;
+inline constexpr const char* default_libvirt_uri = "qemu:///system";
+inline constexpr const char* default_pki_dir = "/etc/banana/pki";
+
+struct PeerConfig {
+    std::string name;
+    std::string address;  // where its controller listens: an address, or a name to be resolved
+    uint16_t port = default_peer_port;
+    std::optional<IpAddress> underlay;  // unset: what the peer itself says
+};
+
+struct TlsConfig {
+    std::string ca, certificate, key;  // absolute paths; PEM
+};
+
+struct LimitsConfig {
+    milliseconds hook_timeout{7000};       // the daemon's answer to a libvirt hook; banana-hook itself gives up at 8 s
+    milliseconds peer_call_timeout{3000};  // one question to a peer
+    int64_t max_wires = 16384;             // on this host
+};
+
+struct Config {
+    std::string host;
+    std::string site = "default";
+    IpAddress underlay;                             // this host's end of every wire
+    std::optional<int> underlay_mtu;                // unset: that of the netdev that bears `underlay`
+    std::string listen = "0.0.0.0";                 // for peers; a literal address
+    uint16_t port = default_peer_port;              // for peers
+    std::vector<PeerConfig> peers;                  // in the file's order
+    TlsConfig tls;                                  // filled in with the defaults where the file is silent
+    std::string libvirt_uri = default_libvirt_uri;  // "": no libvirt on this host
+    uint16_t vxlan_port = default_vxlan_port;
+    LimitsConfig limits;
+    log::Level log_level = log::Level::info;
+
+    static Result<Config> load(const std::string& path);
+    // `name` stands for the file in errors.
+    static Result<Config> parse(std::string_view text, const std::string& name);
+};
+
+}  // namespace banana::controller
