@@ -112,9 +112,12 @@ Request route_message(const Route& route, uint32_t ifindex, bool add) {
         info.rtm_family = static_cast<uint8_t>(route.family);
         info.rtm_dst_len = route.prefix;
         info.rtm_table = RT_TABLE_UNSPEC;
-        info.rtm_protocol = RTPROT_STATIC;
-        info.rtm_scope = route.gateway.family || route.family == AF_INET6 ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
         info.rtm_type = RTN_UNICAST;
+        info.rtm_scope = RT_SCOPE_NOWHERE;  // deleting: any scope, and any protocol
+        if (add) {
+            info.rtm_protocol = RTPROT_STATIC;
+            info.rtm_scope = route.gateway.family || route.family == AF_INET6 ? RT_SCOPE_UNIVERSE : RT_SCOPE_LINK;
+        }
         message.header(info);
         if (route.destination.family) message.address(RTA_DST, route.destination);
         if (route.gateway.family) message.address(RTA_GATEWAY, route.gateway);
@@ -252,25 +255,60 @@ Request delete_route(const Route& route, uint32_t ifindex) {
 }
 
 namespace {
-struct Holdings {
-    std::vector<Address> addresses;
-    std::vector<Route> routes;  // those without a gateway first
+// One thing to move: how to take it from the old link, give it to the new one, and undo both.
+struct Move {
+    Requests take;
+    Request give;
+    Requests take_back;
+    Request give_back;
 };
 
-Requests taking(const Holdings& holdings, uint32_t from) {
+// An IPv6 address with a lifetime leaves its connected route behind until that is over: it goes as well.
+Requests without(const Address& address, uint32_t ifindex) {
     Requests steps;
-    for (auto route = holdings.routes.rbegin(); route != holdings.routes.rend(); ++route)
-        steps.push_back(delete_route(*route, from));
-    for (auto address = holdings.addresses.rbegin(); address != holdings.addresses.rend(); ++address)
-        steps.push_back(delete_address(*address, from));
+    steps.push_back(delete_address(address, ifindex));
+    bool permanent =
+        Attributes<ifa_max>(header_of(address.message), sizeof(ifaddrmsg)).get<uint32_t>(IFA_FLAGS) & IFA_F_PERMANENT;
+    if (address.ip.family != AF_INET6 || permanent || address.prefix == 0) return steps;
+    Route connected;
+    connected.family = AF_INET6;
+    connected.destination = address.ip;
+    connected.prefix = address.prefix;
+    for (int bit = address.prefix; bit < 128; ++bit)
+        connected.destination.bytes[static_cast<size_t>(bit / 8)] &= static_cast<uint8_t>(~(0x80 >> bit % 8));
+    steps.push_back(delete_route(connected, ifindex));
     return steps;
 }
 
-Requests giving(const Holdings& holdings, uint32_t to, const std::string& device) {
+Requests without(const Route& route, uint32_t ifindex) {
     Requests steps;
-    for (const Address& address : holdings.addresses) steps.push_back(add_address(address, to, device));
-    for (const Route& route : holdings.routes) steps.push_back(add_route(route, to).accept(EEXIST));
+    steps.push_back(delete_route(route, ifindex));
     return steps;
+}
+
+std::vector<Move> moves(std::vector<Address> held, std::vector<Route> ways, const Link& from, const Link& to) {
+    // The kernel lists IPv4 addresses in the order in which they came, IPv6 addresses in the reverse.
+    auto first_v6 = std::stable_partition(held.begin(), held.end(),
+                                          [](const Address& address) { return address.ip.family == AF_INET; });
+    std::reverse(first_v6, held.end());
+    std::stable_partition(ways.begin(), ways.end(), [](const Route& route) { return !needs_gateway(route); });
+    std::vector<Move> all;
+    for (const Address& address : held)
+        all.push_back({without(address, from.index), add_address(address, to.index, to.name),
+                       without(address, to.index), add_address(address, from.index, from.name)});
+    for (const Route& route : ways)
+        all.push_back({without(route, from.index), add_route(route, to.index), without(route, to.index),
+                       add_route(route, from.index)});
+    return all;
+}
+
+// What did come to the new link goes; what was there before stays. Then all returns to the old one.
+Status undo_moves(Socket& socket, std::vector<Move> all, std::span<const Status> given) {
+    Requests undo;
+    for (size_t i = all.size(); i-- > 0;)
+        if (given[i]) append(undo, std::move(all[i].take_back));
+    for (Move& move : all) undo.push_back(std::move(move.give_back).accept(EEXIST));
+    return first_failure(socket.batch(undo));
 }
 }  // namespace
 
@@ -279,20 +317,22 @@ Status move_addresses(Socket& socket, uint32_t from, uint32_t to) {
     TRY_SET(Link source, link(socket, from));
     TRY_SET(Link target, link(socket, to));
     if (!target.up) return Error(Errc::refused, what + ": " + target.name + " is down");
-    TRY_SET(std::vector<Address> source_addresses, addresses(socket, from));
-    TRY_SET(std::vector<Route> source_routes, routes(socket, from));
-    Holdings holdings{std::move(source_addresses), std::move(source_routes)};
-    std::stable_partition(holdings.routes.begin(), holdings.routes.end(),
-                          [](const Route& route) { return !needs_gateway(route); });
-    Requests steps = taking(holdings, from);
-    append(steps, giving(holdings, to, target.name));
-    Status moved = first_failure(socket.batch(steps));
+    TRY_SET(std::vector<Address> held, addresses(socket, from));
+    TRY_SET(std::vector<Route> ways, routes(socket, from));
+    std::vector<Move> all = moves(std::move(held), std::move(ways), source, target);
+
+    // Taken in reverse: gateway routes first, the primary address last. Given in order.
+    Requests steps;
+    for (auto move = all.rbegin(); move != all.rend(); ++move) append(steps, std::move(move->take));
+    size_t first_given = steps.size();
+    for (Move& move : all) steps.push_back(std::move(move.give));
+    std::vector<Status> results = socket.batch(steps);
+    Status moved = first_failure(results);
     if (moved) return {};
-    // Back again: whatever had been moved, in the same order.
-    Requests undo = taking(holdings, to);
-    append(undo, giving(holdings, from, source.name));
-    (void)socket.batch(undo);
-    return moved.context(what);
+    Status undone = undo_moves(socket, std::move(all), std::span(results).subspan(first_given));
+    if (undone) return moved.context(what);
+    return Error(moved.error().code(),
+                 what + ": " + moved.error().message() + "; and not all could be undone: " + undone.error().message());
 }
 
 }  // namespace banana::netlink

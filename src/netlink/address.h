@@ -20,24 +20,24 @@
 namespace banana::netlink {
 
 struct Address {
-    IpAddress ip;
+    IpAddress ip = {};
     uint8_t prefix = 0;
     uint8_t scope = 0;  // RT_SCOPE_*
     uint32_t index = 0;
-    std::string label;                  // IPv4: the device's name, or "name:word"
+    std::string label = {};             // IPv4: the device's name, or "name:word"
     std::vector<uint8_t> message = {};  // RTM_NEWADDR as the kernel told it; empty: made here
 
     std::string text() const;  // "10.0.0.1/24"
 };
 
 struct Route {
-    IpAddress destination;  // family 0: default
+    IpAddress destination = {};  // family 0: default
     int family = 0;
     uint8_t prefix = 0;
-    uint32_t index = 0;     // of the first next hop
-    IpAddress gateway;      // family 0: on the link itself, or several next hops
-    uint32_t priority = 0;  // "metric"
-    uint32_t table = 254;   // main
+    uint32_t index = 0;      // of the first next hop
+    IpAddress gateway = {};  // family 0: on the link itself, or several next hops
+    uint32_t priority = 0;   // "metric"
+    uint32_t table = 254;    // main
     std::vector<uint8_t> message = {};
 
     std::string text() const;  // "default via 10.0.0.254"

@@ -17,15 +17,15 @@
 namespace banana::netlink {
 
 struct LinkChange {
-    std::optional<bool> up;
-    std::optional<uint32_t> mtu;
-    std::optional<uint32_t> txqueuelen;
-    std::optional<uint32_t> master;  // ifindex; 0: none
-    std::optional<uint32_t> group;
-    std::optional<Mac> mac;
-    std::optional<std::string> alias;  // empty: none
-    std::optional<std::string> name;   // an up link can be renamed since Linux 6.2
-    std::optional<uint8_t> addr_gen_mode;
+    std::optional<bool> up = {};
+    std::optional<uint32_t> mtu = {};
+    std::optional<uint32_t> txqueuelen = {};
+    std::optional<uint32_t> master = {};  // ifindex; 0: none
+    std::optional<uint32_t> group = {};
+    std::optional<Mac> mac = {};
+    std::optional<std::string> alias = {};  // empty: none
+    std::optional<std::string> name = {};   // an up link can be renamed since Linux 6.2
+    std::optional<uint8_t> addr_gen_mode = {};
 };
 Request set_link(const LinkRef& which, const LinkChange& change);
 
@@ -41,7 +41,8 @@ Request rename(const LinkRef& which, const std::string& name);
 
 // Flags of a bridge's port; unset ones stay as they are.
 struct PortChange {
-    std::optional<bool> learning, flood, multicast_flood, broadcast_flood, isolated, hairpin;
+    std::optional<bool> learning = {}, flood = {}, multicast_flood = {}, broadcast_flood = {}, isolated = {},
+                        hairpin = {};
 };
 Request set_port(const LinkRef& port, const PortChange& change);
 

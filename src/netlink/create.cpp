@@ -59,6 +59,15 @@ void finish_link(Requests& steps, const std::string& name, const LinkOptions& op
     if (change.up || change.alias || change.mtu || change.master) steps.push_back(set_link(name, change));
 }
 
+void fill_bridge(Message& message, const BridgeSpec& spec) {
+    message.u32(IFLA_BR_STP_STATE, 0);
+    message.u32(IFLA_BR_FORWARD_DELAY, 0);
+    message.u32(IFLA_BR_AGEING_TIME, spec.ageing_s * clock_ticks);
+    message.u8(IFLA_BR_MCAST_SNOOPING, spec.multicast_snooping);
+    // A kernel without it refuses even "off", which is the default anyway.
+    if (spec.vlan_filtering) message.u8(IFLA_BR_VLAN_FILTERING, 1);
+}
+
 Request first_step(const VxlanSpec& spec) {
     std::string what = "create vxlan " + spec.name + " (VNI " + std::to_string(spec.vni) + ")";
     Message message = start(what, spec.name, spec.options, spec.options.mtu);
@@ -108,14 +117,7 @@ Requests create(const BridgeSpec& spec) {
     uint32_t mtu = spec.options.mtu;
     Message message = start("create bridge " + spec.name, spec.name, spec.options, mtu ? mtu - 1 : 0);
     if (mtu && (mtu < 69 || mtu > 65535)) message.refuse("the MTU is not between 69 and 65535");
-    fill_kind(message, "bridge", [&] {
-        message.u32(IFLA_BR_STP_STATE, 0);
-        message.u32(IFLA_BR_FORWARD_DELAY, 0);
-        message.u32(IFLA_BR_AGEING_TIME, spec.ageing_s * clock_ticks);
-        message.u8(IFLA_BR_MCAST_SNOOPING, spec.multicast_snooping);
-        // A kernel without it refuses even "off", which is the default anyway.
-        if (spec.vlan_filtering) message.u8(IFLA_BR_VLAN_FILTERING, 1);
-    });
+    fill_kind(message, "bridge", [&] { fill_bridge(message, spec); });
     Requests steps;
     steps.push_back(std::move(message).finish());
     finish_link(steps, spec.name, spec.options, mtu, 0);
@@ -127,6 +129,13 @@ Requests create(const VxlanSpec& spec) {
     steps.push_back(first_step(spec));
     finish_link(steps, spec.name, spec.options, 0, 0);
     return steps;
+}
+
+Request set_bridge(const LinkRef& which, const BridgeSpec& spec) {
+    Message message("set bridge properties of " + which.text(), RTM_NEWLINK, 0);
+    fill_link(message, which, false, false);
+    fill_kind(message, "bridge", [&] { fill_bridge(message, spec); });
+    return std::move(message).finish();
 }
 
 Requests create(const MacvtapSpec& spec) {

@@ -22,8 +22,8 @@ namespace banana::netlink {
 
 // What any link can have. Unset: the kernel's default.
 struct LinkOptions {
-    std::string alias;  // at most 255 bytes
-    std::optional<Mac> mac;
+    std::string alias = {};  // at most 255 bytes
+    std::optional<Mac> mac = {};
     uint32_t mtu = 0;
     uint32_t txqueuelen = 0;
     uint32_t master = 0;  // ifindex of a bridge
@@ -32,24 +32,24 @@ struct LinkOptions {
 };
 
 struct VethSpec {
-    std::string name, peer;
-    LinkOptions options;       // of `name`
-    LinkOptions peer_options;  // of `peer`
+    std::string name = {}, peer = {};
+    LinkOptions options = {};       // of `name`
+    LinkOptions peer_options = {};  // of `peer`
 };
 
 struct BridgeSpec {
-    std::string name;
-    LinkOptions options;  // the MTU is kept whatever ports come; a MAC that is given is kept as well
+    std::string name = {};
+    LinkOptions options = {};  // the MTU is kept whatever ports come; a MAC that is given is kept as well
     bool multicast_snooping = false;
     bool vlan_filtering = false;
     uint32_t ageing_s = 300;
 };  // always: no STP, no forward delay
 
 struct VxlanSpec {
-    std::string name;
-    LinkOptions options;      // no lower device: the MTU may exceed the underlay's, outer packets are then fragmented
-    uint32_t vni = 0;         // 24 bits
-    IpAddress local, remote;  // of one family; remote is a host's, not a group's
+    std::string name = {};
+    LinkOptions options = {};  // no lower device: the MTU may exceed the underlay's, outer packets are then fragmented
+    uint32_t vni = 0;          // 24 bits
+    IpAddress local = {}, remote = {};  // of one family; remote is a host's, not a group's
     uint16_t port = 4789;
     uint8_t ttl = 64;
     bool learning = false;
@@ -57,24 +57,27 @@ struct VxlanSpec {
 };
 
 struct MacvtapSpec {
-    std::string name;
+    std::string name = {};
     uint32_t lower = 0;  // ifindex
-    LinkOptions options;
+    LinkOptions options = {};
     uint32_t mode = MACVLAN_MODE_PASSTHRU;
 };
 
 struct TapSpec {
-    std::string name;
+    std::string name = {};
     bool persistent = true;
     bool vnet_header = true;
     bool multi_queue = false;
-    std::optional<uint32_t> owner, group;  // who may open it besides root
+    std::optional<uint32_t> owner = {}, group = {};  // who may open it besides root
 };
 
 Requests create(const VethSpec& spec);
 Requests create(const BridgeSpec& spec);
 Requests create(const VxlanSpec& spec);
 Requests create(const MacvtapSpec& spec);
+
+// Gives an existing bridge the spec's own properties (STP off, delays, snooping); its options are left alone.
+Request set_bridge(const LinkRef& which, const BridgeSpec& spec);
 
 // Opens (and makes, if it is not there) a tap of the calling thread's namespace. A persistent one stays when the Fd is
 // closed. Its other properties are set as with any link: set_link().

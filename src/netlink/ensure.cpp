@@ -55,7 +55,12 @@ Result<Link> ensure_made(Socket& socket, const Spec& spec) {
 
 std::optional<std::string> difference(const Link& link, const VethSpec&) { return kind_differs(link, "veth"); }
 
-std::optional<std::string> difference(const Link& link, const BridgeSpec&) { return kind_differs(link, "bridge"); }
+std::optional<std::string> difference(const Link& link, const BridgeSpec& spec) {
+    if (auto why = kind_differs(link, "bridge")) return why;
+    // It could be switched, but whoever has VLANs configured there would not thank us.
+    bool filtering = link.bridge && link.bridge->vlan_filtering;
+    return differs("VLAN filtering", filtering ? "on" : "off", spec.vlan_filtering ? "on" : "off");
+}
 
 std::optional<std::string> difference(const Link& link, const TapSpec&) { return kind_differs(link, "tun"); }
 
@@ -92,7 +97,13 @@ Requests corrections(const Link& link, const LinkOptions& options) {
     return steps;
 }
 
-Result<Link> ensure(Socket& socket, const BridgeSpec& spec) { return ensure_made(socket, spec); }
+Result<Link> ensure(Socket& socket, const BridgeSpec& spec) {
+    TRY_SET(Link made, ensure_made(socket, spec));
+    BridgeInfo wanted{false, spec.multicast_snooping, spec.vlan_filtering, 0, spec.ageing_s * 100};
+    if (made.bridge == wanted) return made;
+    TRY(socket.request(set_bridge(made.index, spec)));
+    return link(socket, made.index);
+}
 Result<Link> ensure(Socket& socket, const VxlanSpec& spec) { return ensure_made(socket, spec); }
 Result<Link> ensure(Socket& socket, const MacvtapSpec& spec) { return ensure_made(socket, spec); }
 

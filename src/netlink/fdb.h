@@ -17,12 +17,12 @@ namespace banana::netlink {
 
 struct FdbEntry {
     uint32_t index = 0;  // the device
-    Mac mac;             // all zero in a VXLAN: everything else
+    Mac mac = {};        // all zero in a VXLAN: everything else
     bool own = false;
-    bool permanent = true;  // local to this host (bridge): frames to it are delivered here
-    bool learned = false;   // as listed: may age out
-    IpAddress destination;  // of a VXLAN
-    uint32_t master = 0;    // as listed: the bridge
+    bool permanent = true;       // local to this host (bridge): frames to it are delivered here
+    bool learned = false;        // as listed: may age out
+    IpAddress destination = {};  // of a VXLAN
+    uint32_t master = 0;         // as listed: the bridge
 };
 
 Request add_fdb(const FdbEntry& entry);     // replaces one of the same MAC

@@ -20,9 +20,9 @@ namespace banana::netlink {
 
 struct VxlanInfo {
     uint32_t vni = 0;
-    IpAddress local, remote;  // family 0: none
-    uint16_t port = 0;        // UDP destination port, host byte order
-    uint32_t lower = 0;       // ifindex of the lower device; 0: routed
+    IpAddress local = {}, remote = {};  // family 0: none
+    uint16_t port = 0;                  // UDP destination port, host byte order
+    uint32_t lower = 0;                 // ifindex of the lower device; 0: routed
     uint8_t ttl = 0;
     bool learning = false;
     bool udp_checksum = false;           // IPv4: on outgoing frames
@@ -37,6 +37,7 @@ struct BridgeInfo {
     bool vlan_filtering = false;
     uint32_t forward_delay_cs = 0;  // hundredths of a second, as is ageing
     uint32_t ageing_cs = 0;
+    bool operator==(const BridgeInfo&) const = default;
 };
 
 struct BridgePort {
@@ -56,10 +57,10 @@ struct LinkStats {
 
 struct Link {
     uint32_t index = 0;
-    std::string name;
-    std::string kind;  // "veth", "vxlan", "bridge", "tun", "macvtap"...; empty for hardware and lo
-    std::string alias;
-    Mac mac;
+    std::string name = {};
+    std::string kind = {};  // "veth", "vxlan", "bridge", "tun", "macvtap"...; empty for hardware and lo
+    std::string alias = {};
+    Mac mac = {};
     uint32_t mtu = 0;
     uint32_t txqueuelen = 0;
     uint32_t group = 0;
@@ -74,10 +75,10 @@ struct Link {
     uint8_t addr_gen_mode = 0;   // IN6_ADDR_GEN_MODE_*
     bool ipv6_disabled = false;  // disable_ipv6, or no IPv6 at all
     uint32_t macvlan_mode = 0;   // MACVLAN_MODE_*, of a macvtap or macvlan
-    std::optional<VxlanInfo> vxlan;
-    std::optional<BridgeInfo> bridge;
-    std::optional<BridgePort> port;  // of a bridge
-    LinkStats stats;
+    std::optional<VxlanInfo> vxlan = {};
+    std::optional<BridgeInfo> bridge = {};
+    std::optional<BridgePort> port = {};  // of a bridge
+    LinkStats stats = {};
 
     bool is_bridge_port() const { return port.has_value(); }
 };
@@ -90,9 +91,9 @@ std::vector<Result<Link>> links_of(Socket& socket, std::span<const LinkRef> whic
 Result<bool> link_exists(Socket& socket, const LinkRef& which);
 
 struct LinkFilter {
-    uint32_t master = 0;  // ports of this bridge only
-    std::string kind;     // of this kind only
-    bool stats = true;    // false: cheaper, Link::stats stays zero
+    uint32_t master = 0;    // ports of this bridge only
+    std::string kind = {};  // of this kind only
+    bool stats = true;      // false: cheaper, Link::stats stays zero
 };
 // All links of the namespace, filtered in the kernel.
 Result<std::vector<Link>> links(Socket& socket, const LinkFilter& filter = {});

@@ -20,8 +20,8 @@ namespace banana::netlink {
 struct Event {
     enum class Kind { link_set, link_deleted, address_set, address_deleted, resync };
     Kind kind = Kind::resync;
-    std::optional<Link> link;        // link_*
-    std::optional<Address> address;  // address_*
+    std::optional<Link> link = {};        // link_*
+    std::optional<Address> address = {};  // address_*
 };
 
 class Monitor {
