@@ -21,6 +21,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -244,32 +245,34 @@ class Lab:
                 future.result()
 
     def start_bananad(self, host: str, timeout: float = START_TIMEOUT) -> None:
-        self.daemon(host, [str(build_dir() / "bananad"), "--config", "/etc/banana/bananad.toml"], lab_hosts.BANANAD_LOG)
-        socket = self.host(host).root / CONTROL_SOCKET.lstrip("/")
-        self._wait_daemon(host, "bananad", socket.exists, lab_hosts.BANANAD_LOG, timeout)
+        words = [str(build_dir() / "bananad"), "--config", "/etc/banana/bananad.toml"]
+        pid = self.daemon(host, words, lab_hosts.BANANAD_LOG)
+        socket_path = self.host(host).root / CONTROL_SOCKET.lstrip("/")
+        self._wait_daemon(f"bananad on {host}", lambda: _answers(socket_path), lambda: start_time(pid) is not None,
+                          self.host(host).root / lab_hosts.BANANAD_LOG.lstrip("/"), timeout)
 
     def start_libvirtd(self, host: str, timeout: float = START_TIMEOUT) -> None:
         """Starts what is not running, and waits until it answers."""
         if not self.pids(host, "virtlogd"):
             self.exec(host, "virtlogd", "-d")
-        self.exec(host, "libvirtd", "-d", "--listen")
+        self.exec(host, *_unconfined(), "libvirtd", "-d", "--listen")
         # The drivers are ready when a capabilities query is: it also makes libvirt look at QEMU, before a guest waits.
-        answers = lambda: self.exec(host, "virsh", "domcapabilities", "--virttype", "qemu", check=False).returncode == 0
-        self._wait_daemon(host, "libvirtd", answers, "/var/log/libvirt/libvirtd.log", timeout)
+        question = ("virsh", "domcapabilities", "--virttype", "qemu")
+        self._wait_daemon(f"libvirtd on {host}", lambda: self.exec(host, *question, check=False).returncode == 0,
+                          lambda: bool(self.pids(host, "libvirtd")),
+                          self.host(host).root / "var/log/libvirt/libvirtd.log", timeout)
 
-    def _wait_daemon(self, host: str, what: str, ready: Callable[[], bool], log: str, timeout: float) -> None:
-        def ready_or_dead() -> bool:
-            return ready() or not self.pids(host, what)
+    def _wait_daemon(self, what: str, ready: Callable[[], bool], alive: Callable[[], bool], log: pathlib.Path,
+                     timeout: float) -> None:
+        problem = f"{what} ended at once"
         try:
-            wait_until(ready_or_dead, timeout, f"{what} on {host}")
+            wait_until(lambda: ready() or not alive(), timeout, f"{what} to answer")
             if ready():
                 return
-            problem = f"{what} on {host} ended at once"
         except LabError as error:
             problem = str(error)
-        path = self.host(host).root / log.lstrip("/")
-        tail = path.read_text(errors="replace")[-2000:] if path.exists() else "(no log)"
-        raise LabError(f"{problem}; the end of its log {log}:\n{tail}")
+        tail = log.read_text(errors="replace")[-2000:].strip() if log.exists() else ""
+        raise LabError(f"{problem}; the end of its log:\n{tail or '(nothing)'}")
 
     def pids(self, host: str, program: str) -> list[int]:
         """Processes of a host that run a program of this name, ids as seen from outside; only the lab's own."""
@@ -321,9 +324,15 @@ class Lab:
         """Starts a program on a host; it dies with the returned object's kill(), or with us."""
         return Process(self.command(host, *words), f"{words[0]} on {host}")
 
-    def daemon(self, host: str, words: Sequence[str], log: str) -> None:
-        """Starts a program that stays when we are gone, until the lab ends; its output goes to `log` on the host."""
-        self.exec(host, "sh", "-c", 'log=$0; setsid "$@" </dev/null >>"$log" 2>&1 &', log, *words)
+    def daemon(self, host: str, words: Sequence[str], log: str) -> int:
+        """Starts a program that stays when we are gone, until the lab ends; its output goes to `log` on the host.
+        Returns its process id as seen from outside."""
+        script = 'log=$0; setsid "$@" </dev/null >>"$log" 2>&1 & echo $!'
+        inside = int(self.exec(host, "sh", "-c", script, log, *words).stdout)
+        mine = [pid for pid in self._descendants() if namespaced_pid(pid) == inside]
+        if not mine:
+            raise LabError(f"{words[0]} on {host} ended at once: see {log} there")
+        return mine[0]
 
     def virsh(self, host: str, *words: object, timeout: float = 60) -> str:
         return self.exec(host, "virsh", "-q", *words, timeout=timeout).stdout
@@ -359,6 +368,23 @@ def _kill(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
     except ProcessLookupError:
         pass
+
+
+def _answers(socket_path: pathlib.Path) -> bool:
+    """Somebody listens: a file alone may be left of one that was killed."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(socket_path))
+        except OSError:
+            return False
+    return True
+
+
+def _unconfined() -> list[str]:
+    """Where AppArmor is on, its profile for libvirtd would refuse the hooks a program that is not installed."""
+    enabled = pathlib.Path("/sys/module/apparmor/parameters/enabled")
+    on = enabled.exists() and enabled.read_text().strip() == "Y" and shutil.which("aa-exec")
+    return ["aa-exec", "-p", "unconfined", "--"] if on else []
 
 
 def _remove_if_empty(directory: pathlib.Path) -> None:
