@@ -1,0 +1,156 @@
+// Applying: each kind of step with its undo. An undo runs only for steps that were done, in reverse; what it cannot
+// restore (a deleted link) is planned last for that reason.
+
+#include <fmt/format.h>
+#include <net/if.h>
+
+#include <algorithm>
+
+#include "netlink/create.h"
+#include "wiring/engine.h"
+
+namespace banana::wiring {
+
+namespace {
+
+netlink::LinkOptions options_of(const LinkWant& want, uint32_t master) {
+    netlink::LinkOptions options;
+    options.alias = want.alias;
+    options.mac = want.mac;
+    options.mtu = want.mtu;
+    options.txqueuelen = want.txqueuelen;
+    options.master = master;
+    options.up = want.up.value_or(false);
+    return options;
+}
+
+netlink::Requests requests_of(const LinkWant& want, uint32_t master) {
+    if (const auto* veth = std::get_if<VethKind>(&want.kind)) {
+        netlink::VethSpec spec{want.name, veth->peer, options_of(want, master), options_of(want, 0)};
+        spec.peer_options.mac.reset();
+        return netlink::create(spec);
+    }
+    if (const auto* vxlan = std::get_if<VxlanKind>(&want.kind)) {
+        netlink::VxlanSpec spec;
+        spec.name = want.name;
+        spec.options = options_of(want, master);
+        spec.vni = vxlan->vni;
+        spec.local = vxlan->local;
+        spec.remote = vxlan->remote;
+        spec.port = vxlan->port;
+        return netlink::create(spec);
+    }
+    netlink::BridgeSpec spec;
+    spec.name = want.name;
+    spec.options = options_of(want, master);
+    return netlink::create(spec);
+}
+
+}  // namespace
+
+Status Engine::realise(const Plan& plan) {
+    TRY_SET(const auto steps, difference(plan));
+    std::vector<std::pair<std::string, Undo>> done;
+    for (const auto& step : steps) {
+        auto undo = apply(step);
+        if (undo) {
+            done.emplace_back(describe(step), std::move(*undo));
+            continue;
+        }
+        Error error = undo.error().context(describe(step));
+        for (auto it = done.rbegin(); it != done.rend(); ++it) {
+            if (!it->second) continue;
+            if (const Status back = it->second(); !back)
+                error = Error(error.code(), fmt::format("{}; undo of '{}' failed as well: {}", error.message(),
+                                                        it->first, back.error().message()));
+        }
+        return error;
+    }
+    return {};
+}
+
+Result<Engine::Undo> Engine::apply(const Step& step) {
+    return std::visit([this](const auto& s) { return apply(s); }, step);
+}
+
+Result<Engine::Undo> Engine::apply(const AllowPeers& step) {
+    TRY(filter_.allow(step.peers));
+    peers_.insert(step.peers.begin(), step.peers.end());
+    return Undo([this, peers = step.peers]() -> Status {
+        RemovePeers remove;
+        for (const auto& peer : peers) remove.vnis.push_back(peer.vni);
+        auto undone = apply(remove);
+        return undone ? Status() : undone.error();
+    });
+}
+
+Result<Engine::Undo> Engine::apply(const RemovePeers& step) {
+    TRY(filter_.remove(step.vnis));
+    std::erase_if(peers_, [&](const VxlanPeer& p) {
+        return std::find(step.vnis.begin(), step.vnis.end(), p.vni) != step.vnis.end();
+    });
+    return Undo();
+}
+
+Result<Engine::Undo> Engine::apply(const MakeLink& step) {
+    uint32_t master = 0;
+    if (!step.want.master.empty()) {
+        TRY_SET(master, ifindex(step.want.master));
+    }
+    const auto remove = [this, name = step.want.name]() -> Status {
+        indexes_.erase(name);
+        return socket_.request(netlink::delete_link(name));
+    };
+    if (const Status made = socket_.sequence(requests_of(step.want, master)); !made) {
+        // EEXIST is about somebody else's link (or VNI): that one stays.
+        if (made.error().code() != Errc::exists) (void)remove();
+        return made.error();
+    }
+    // Asked of the kernel now, as an index remembered under this name may be of a link that is gone.
+    const uint32_t index = if_nametoindex(step.want.name.c_str());
+    if (index == 0) return errno_error(errno, "find " + step.want.name);
+    indexes_[step.want.name] = index;
+    return Undo(remove);
+}
+
+Result<Engine::Undo> Engine::apply(const ChangeLink& step) {
+    netlink::LinkChange change = step.change;
+    if (!step.master.empty()) {
+        TRY_SET(change.master, ifindex(step.master));
+    }
+    TRY_SET(const uint32_t index, ifindex(step.name));
+    TRY(socket_.request(netlink::set_link(index, change)));
+    return Undo([this, index, undo = step.undo] { return socket_.request(netlink::set_link(index, undo)); });
+}
+
+Result<Engine::Undo> Engine::apply(const DeleteLink& step) {
+    TRY_SET(const uint32_t index, ifindex(step.name));
+    TRY(socket_.request(netlink::delete_link(index)));
+    link_gone(index);
+    return Undo();
+}
+
+Result<Engine::Undo> Engine::apply(const AttachPort& step) {
+    TRY_SET(const uint32_t index, ifindex(step.want.device));
+    const xconnect::PortKey key{index, step.want.direction};
+    TRY(crossconnect_.attach(key, step.want.policy));
+    if (step.before) return Undo([this, key, before = *step.before] { return crossconnect_.set_policy(key, before); });
+    return Undo([this, key] { return crossconnect_.detach(key); });
+}
+
+Result<Engine::Undo> Engine::apply(const SetEntry& step) {
+    TRY_SET(const uint32_t index, ifindex(step.want.device));
+    const xconnect::PortKey key{index, step.want.direction};
+    const auto back = [this, key, before = step.before]() -> Status {
+        return before ? crossconnect_.set(key, *before) : crossconnect_.erase(key);
+    };
+    if (step.want.target.empty()) {
+        TRY(crossconnect_.erase(key));
+        return Undo(back);
+    }
+    TRY_SET(const uint32_t target, ifindex(step.want.target));
+    TRY(crossconnect_.set(key, {target, step.want.into, step.want.generation, step.want.armed}));
+    return Undo(back);
+}
+
+}  // namespace banana::wiring

@@ -1,0 +1,138 @@
+// Observing. What a plan names is looked up by one send; a plan of entries alone (a flip) needs no netlink at all when
+// the indexes are known, so that a hand-over does not wait for the RTNL lock that somebody's link churn holds.
+
+#include "wiring/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "model/names.h"
+#include "netlink/link.h"
+
+namespace banana::wiring {
+
+Result<Engine> Engine::open(const EngineOptions& options) {
+    TRY_SET(auto socket, netlink::Socket::open());
+    TRY_SET(auto crossconnect, xconnect::CrossConnect::open(options.bpf_dir, options.xconnect));
+    TRY_SET(auto filter, VxlanFilter::open(options.vxlan_port));
+    Engine engine(std::move(socket), std::move(crossconnect), std::move(filter));
+    TRY_SET(const auto peers, engine.filter_.list());
+    engine.peers_ = {peers.begin(), peers.end()};
+    return engine;
+}
+
+Result<uint32_t> Engine::ifindex(const std::string& device) {
+    if (const auto it = indexes_.find(device); it != indexes_.end()) return it->second;
+    TRY_SET(const auto link, netlink::link(socket_, device));
+    indexes_[device] = link.index;
+    return link.index;
+}
+
+void Engine::link_gone(uint32_t index) {
+    std::erase_if(indexes_, [&](const auto& entry) { return entry.second == index; });
+    // An index that is used again must inherit nothing; a device that was never a port has nothing to forget.
+    (void)crossconnect_.forget(index);
+}
+
+Status Engine::observe_links(const std::vector<std::string>& names, Observed& observed) {
+    const std::vector<netlink::LinkRef> refs(names.begin(), names.end());
+    const auto found = netlink::links_of(socket_, refs);
+    for (size_t i = 0; i < names.size(); ++i) {
+        if (found[i]) {
+            indexes_[names[i]] = found[i]->index;
+            observed.links[names[i]] = *found[i];
+        } else if (found[i].error().code() == Errc::not_found) {
+            indexes_.erase(names[i]);
+        } else {
+            return found[i].error();
+        }
+    }
+    return {};
+}
+
+Result<ObservedPort> Engine::observe_port(uint32_t index, Direction direction) {
+    const xconnect::PortKey key{index, direction};
+    ObservedPort port;
+    TRY_SET(const auto attachment, crossconnect_.attached(key));
+    port.attached = attachment && attachment->current && attachment->mode == crossconnect_.mode();
+    TRY_SET(port.policy, crossconnect_.policy(key));
+    TRY_SET(port.entry, crossconnect_.get(key));
+    return port;
+}
+
+Result<Observed> Engine::observe(const Plan& plan) {
+    Observed observed;
+    observed.peers = peers_;
+    std::set<std::string> ask;
+    for (const auto& want : plan.links) {
+        ask.insert(want.name);
+        if (!want.master.empty()) ask.insert(want.master);
+        if (const auto* veth = std::get_if<VethKind>(&want.kind)) ask.insert(veth->peer);
+    }
+    for (const auto& name : plan.absent) ask.insert(name);
+    // Entries and ports need no more than an index.
+    const auto name_only = [&](const std::string& name) {
+        if (name.empty() || ask.contains(name)) return;
+        if (const auto it = indexes_.find(name); it != indexes_.end())
+            observed.links[name].index = it->second;
+        else
+            ask.insert(name);
+    };
+    for (const auto& want : plan.ports) name_only(want.device);
+    for (const auto& want : plan.entries) {
+        name_only(want.device);
+        name_only(want.target);
+    }
+    TRY(observe_links({ask.begin(), ask.end()}, observed));
+    const auto look = [&](const std::string& device, Direction direction) -> Status {
+        const uint32_t index = observed.index_of(device);
+        if (index == 0 || observed.ports.contains({device, direction})) return {};
+        TRY_SET((observed.ports[{device, direction}]), observe_port(index, direction));
+        return {};
+    };
+    for (const auto& want : plan.ports) TRY(look(want.device, want.direction));
+    for (const auto& want : plan.entries) TRY(look(want.device, want.direction));
+    return observed;
+}
+
+Result<std::vector<Step>> Engine::difference(const Plan& plan) {
+    TRY_SET(const auto observed, observe(plan));
+    return diff(plan, observed);
+}
+
+Result<std::vector<std::string>> Engine::sweep(const Plan& everything) {
+    TRY_SET(const auto all, netlink::links(socket_, {0, "", false}));
+    std::set<std::string> wanted;
+    for (const auto& want : everything.links) {
+        wanted.insert(want.name);
+        if (const auto* veth = std::get_if<VethKind>(&want.kind)) wanted.insert(veth->peer);
+    }
+    std::vector<std::string> removed;
+    std::vector<uint32_t> alive, doomed;
+    for (const auto& link : all) {
+        const bool ours =
+            link.alias.rfind("banana ", 0) == 0 && (model::is_own_device(link.name) || link.name.rfind("bn-", 0) == 0);
+        if (!ours || wanted.contains(link.name)) {
+            alive.push_back(link.index);
+            continue;
+        }
+        doomed.push_back(link.index);
+        removed.push_back(link.name);
+        indexes_.erase(link.name);
+    }
+    if (!doomed.empty()) TRY(netlink::delete_links(socket_, doomed));
+    std::sort(alive.begin(), alive.end());
+    TRY_SET(const size_t entries, crossconnect_.sweep(alive));
+    if (entries != 0) removed.push_back(fmt::format("{} cross-connect entries", entries));
+    TRY(filter_.sync(everything.peers));
+    peers_ = {everything.peers.begin(), everything.peers.end()};
+    return removed;
+}
+
+Result<xconnect::Counters> Engine::counters(const std::string& device, Direction direction) {
+    TRY_SET(const uint32_t index, ifindex(device));
+    return crossconnect_.counters({index, direction});
+}
+
+}  // namespace banana::wiring

@@ -1,0 +1,73 @@
+// Engine: makes the kernel be as plans say, and is the only one that does.
+//
+// Concepts: realise() observes what a plan names, diffs (diff.h) and applies the steps in order; when one fails, those
+// done are undone in reverse and the error tells which failed. realise() of a fulfilled plan does nothing. Entries
+// alone (flip, fence, hold) go the same way, but cost no netlink request as long as the devices' indexes are known:
+// they are kept, and dropped when the kernel tells that a link is gone (link_gone()). What is lost when: nothing on
+// open; the maps, programs and filters outlive the process. Threading: one thread, in the host's network namespace.
+// netlink waits for the kernel's RTNL lock. Errors: "<step>: <cause>".
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <unordered_map>
+
+#include "netlink/rtsocket.h"
+#include "wiring/diff.h"
+#include "wiring/vxlan_filter.h"
+#include "xconnect/crossconnect.h"
+
+namespace banana::wiring {
+
+struct EngineOptions {
+    std::string bpf_dir;
+    uint16_t vxlan_port = 4789;
+    xconnect::Options xconnect;
+};
+
+class Engine {
+public:
+    static Result<Engine> open(const EngineOptions& options);
+
+    Status realise(const Plan& plan);
+    // The steps that realise() would take now.
+    Result<std::vector<Step>> difference(const Plan& plan);
+    // Reconcile: after realise(plan of everything), removes Banana's own devices that no plan wants, entries of devices
+    // that are gone, and filters of wires that are gone. 
+    // Returns what was removed, for the log.
+    Result<std::vector<std::string>> sweep(const Plan& everything);
+
+    Result<uint32_t> ifindex(const std::string& device);  // from memory, else from the kernel
+    void link_gone(uint32_t index);                       // the kernel says so: forgets all of it
+    void forget_names() { indexes_.clear(); }             // events were lost
+
+    Result<xconnect::Counters> counters(const std::string& device, Direction direction);
+    netlink::Socket& socket() { return socket_; }
+    xconnect::CrossConnect& crossconnect() { return crossconnect_; }
+    VxlanFilter& filter() { return filter_; }
+
+private:
+    Engine(netlink::Socket socket, xconnect::CrossConnect crossconnect, VxlanFilter filter)
+        : socket_(std::move(socket)), crossconnect_(std::move(crossconnect)), filter_(std::move(filter)) {}
+
+    Result<Observed> observe(const Plan& plan);
+    Status observe_links(const std::vector<std::string>& names, Observed& observed);
+    Result<ObservedPort> observe_port(uint32_t index, Direction direction);
+    using Undo = std::function<Status()>;
+    Result<Undo> apply(const Step& step);
+    Result<Undo> apply(const AllowPeers& step);
+    Result<Undo> apply(const MakeLink& step);
+    Result<Undo> apply(const ChangeLink& step);
+    Result<Undo> apply(const DeleteLink& step);
+    Result<Undo> apply(const AttachPort& step);
+    Result<Undo> apply(const SetEntry& step);
+    Result<Undo> apply(const RemovePeers& step);
+
+    netlink::Socket socket_;
+    xconnect::CrossConnect crossconnect_;
+    VxlanFilter filter_;
+    std::set<VxlanPeer> peers_;  // what the filter holds
+    std::unordered_map<std::string, uint32_t> indexes_;
+};
+
+}  // namespace banana::wiring

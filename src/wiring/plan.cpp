@@ -1,0 +1,233 @@
+// What each record means in links and entries (design: data path).
+//
+//   Spike side                                  Corm side
+//   device (tap, stub, netdev)                  bnc<port>, a port of the Corm's bridge; bnp<port> gives it carrier
+//     ingress -> far device                       egress -> current half's device
+//   far device: bnx<connector>, or natively     bnx<connector>
+//   the Corm port itself                          ingress -> into bnc<port>, if the half is admitted
+//     bnx ingress -> device
+//
+// A native half has no device of its own: the Spike's device is the half's, and both its entries are made by the Corm's
+// side, which alone knows whether it is admitted and current. So the fence holds for a guest on the Corm's own host
+// too.
+
+#include "wiring/plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iterator>
+
+#include "model/names.h"
+
+namespace banana::wiring {
+
+using model::Format;
+using xconnect::PortKind;
+
+namespace {
+
+// Frames wait here while QEMU does not read: a paused or incoming guest's (facts: holding frames).
+constexpr uint32_t spike_queue_frames = 10000;
+
+template <class T>
+void add(std::vector<T>& all, std::vector<T>&& more) {
+    all.insert(all.end(), std::make_move_iterator(more.begin()), std::make_move_iterator(more.end()));
+}
+
+LinkWant vxlan_link(const Site& site, const model::Half& half, const IpAddress& remote, uint32_t mtu,
+                    const std::string& alias) {
+    LinkWant want;
+    want.name = model::wire_device(half.connector);
+    want.kind = VxlanKind{model::vni_of(half.connector), site.underlay, remote, site.vxlan_port};
+    want.alias = alias;
+    want.mtu = mtu;
+    want.up = true;
+    return want;
+}
+
+void add_wire_end(Plan& plan, const Site& site, const model::Half& half, const IpAddress& remote, uint32_t mtu,
+                  const std::string& alias) {
+    plan.peers.push_back({model::vni_of(half.connector), remote});
+    plan.links.push_back(vxlan_link(site, half, remote, mtu, alias));
+    plan.ports.push_back({model::wire_device(half.connector), Direction::ingress, {PortKind::wire, {}, false}});
+}
+
+std::string device_of(const model::Half& half) {
+    return half.format == Format::native ? half.device : model::wire_device(half.connector);
+}
+
+xconnect::Policy spike_policy(const Mac& mac, bool allow_any_mac) { return {PortKind::spike, mac, allow_any_mac}; }
+
+EntryWant admission(const model::Wire& wire, const model::Half& half, bool admitted) {
+    EntryWant entry{device_of(half), Direction::ingress, "", Into::ingress, half.epoch, false};
+    if (admitted) entry.target = model::port_device(wire.port);
+    return entry;
+}
+
+}  // namespace
+
+Plan& Plan::operator+=(Plan more) {
+    add(peers, std::move(more.peers));
+    add(links, std::move(more.links));
+    add(ports, std::move(more.ports));
+    add(entries, std::move(more.entries));
+    add(absent, std::move(more.absent));
+    add(absent_vnis, std::move(more.absent_vnis));
+    return *this;
+}
+
+Plan plan_corm(const model::Corm& corm) {
+    Plan plan;
+    LinkWant bridge;
+    bridge.name = corm.bridge();
+    if (corm.kind == model::CormKind::bridge) {
+        plan.links.push_back(bridge);
+        return plan;
+    }
+    bridge.kind = BridgeKind{};
+    bridge.alias = "banana Corm " + corm.full_name();
+    bridge.mtu = corm.mtu;
+    bridge.up = true;
+    plan.links.push_back(bridge);
+    if (corm.kind == model::CormKind::uplink) {
+        LinkWant uplink;
+        uplink.name = corm.device;
+        uplink.master = bridge.name;
+        uplink.up = true;
+        plan.links.push_back(uplink);
+    }
+    return plan;
+}
+
+Plan plan_anchor(const model::Corm& corm) {
+    LinkWant anchor;
+    anchor.name = model::anchor_device(corm.name);
+    anchor.kind = BridgeKind{};
+    anchor.alias = "banana anchor " + corm.full_name();
+    anchor.mtu = corm.mtu;
+    anchor.up = false;  // or it would forward what the cross-connect does not take
+    Plan plan;
+    plan.links.push_back(std::move(anchor));
+    return plan;
+}
+
+Plan plan_anchor_gone(const model::Corm& corm) {
+    Plan plan;
+    plan.absent.push_back(model::anchor_device(corm.name));
+    return plan;
+}
+
+Plan plan_corm_gone(const model::Corm& corm) {
+    Plan plan = plan_anchor_gone(corm);
+    if (corm.kind != model::CormKind::bridge) plan.absent.push_back(corm.bridge());
+    return plan;
+}
+
+Plan plan_wire_entries(const model::Wire& wire, const std::vector<model::Half>& retired) {
+    Plan plan;
+    const std::string port = model::port_device(wire.port);
+    // Admit the new, flip, fence the old: in this order.
+    for (const auto& half : {wire.active, wire.standby})
+        if (half && wire.admits(*half) && !device_of(*half).empty())
+            plan.entries.push_back(admission(wire, *half, true));
+    const model::Half* current = wire.current();
+    const std::string to = current != nullptr ? device_of(*current) : "";
+    plan.entries.push_back({port, Direction::egress, to, Into::egress, current != nullptr ? current->epoch : 0, false});
+    for (const auto& half : {wire.active, wire.standby})
+        if (half && !wire.admits(*half) && !device_of(*half).empty())
+            plan.entries.push_back(admission(wire, *half, false));
+    for (const auto& half : retired)
+        if (!device_of(half).empty()) plan.entries.push_back(admission(wire, half, false));
+    return plan;
+}
+
+Plan plan_wire(const Site& site, const model::Corm& corm, const model::Wire& wire,
+               const std::vector<model::Half>& retired) {
+    Plan plan;
+    const std::string alias = "banana wire " + wire.name;
+    LinkWant port;
+    port.name = model::port_device(wire.port);
+    port.kind = VethKind{model::port_stub_device(wire.port)};
+    port.alias = "banana port " + wire.name;
+    port.mtu = corm.mtu;
+    port.master = corm.bridge();
+    port.up = true;
+    plan.links.push_back(std::move(port));
+    plan.ports.push_back({model::port_device(wire.port), Direction::egress, {PortKind::corm, {}, false}});
+    for (const auto& half : {wire.active, wire.standby}) {
+        if (!half) continue;
+        if (half->format == Format::vxlan) add_wire_end(plan, site, *half, half->underlay, corm.mtu, alias);
+        if (half->format == Format::native && !half->device.empty())
+            plan.ports.push_back({half->device, Direction::ingress, spike_policy(wire.mac, wire.allow_any_mac)});
+    }
+    return plan += plan_wire_entries(wire, retired);
+}
+
+Plan plan_half_gone(const model::Half& half) {
+    Plan plan;
+    if (half.format != Format::vxlan) return plan;
+    plan.absent.push_back(model::wire_device(half.connector));
+    plan.absent_vnis.push_back(model::vni_of(half.connector));
+    return plan;
+}
+
+Plan plan_wire_gone(const model::Wire& wire) {
+    Plan plan;
+    for (const auto& half : {wire.active, wire.standby})
+        if (half) plan += plan_half_gone(*half);
+    plan.absent.push_back(model::port_device(wire.port));
+    return plan;
+}
+
+Plan plan_spike(const Site& site, const model::Spike& spike) {
+    Plan plan;
+    if (!spike.attachment) return plan;
+    const auto& attachment = *spike.attachment;
+    const bool native = attachment.half.format == Format::native;
+    if (!native)
+        add_wire_end(plan, site, attachment.half, attachment.corm_underlay, attachment.mtu,
+                     "banana wire " + spike.name);
+    if (spike.device.empty()) return plan;
+    LinkWant device;
+    device.name = spike.device;
+    if (spike.kind != model::SpikeKind::netdev) device.txqueuelen = spike_queue_frames;
+    if (spike.kind == model::SpikeKind::macvtap) device.mtu = attachment.mtu;
+    plan.links.push_back(std::move(device));
+    plan.ports.push_back({spike.device, Direction::ingress, spike_policy(spike.mac, spike.allow_any_mac)});
+    if (native) return plan;
+    const std::string far = attachment.far_device();
+    const bool incoming = spike.state == model::SpikeState::incoming;
+    // The first frame of an incoming guest is one of the signs that it runs.
+    plan.entries.push_back({spike.device, Direction::ingress, far, Into::egress, attachment.half.epoch, incoming});
+    plan.entries.push_back({far, Direction::ingress, spike.device, Into::egress, attachment.half.epoch, false});
+    return plan;
+}
+
+Plan plan_spike_gone(const model::Spike& spike) {
+    Plan plan;
+    if (!spike.device.empty()) plan.entries.push_back({spike.device, Direction::ingress, "", Into::egress, 0, false});
+    if (spike.attachment) plan += plan_half_gone(spike.attachment->half);
+    return plan;
+}
+
+Plan plan_macvtap(const model::Spike& spike, uint32_t mtu) {
+    LinkWant lower;
+    lower.name = model::lower_device(spike.id);
+    lower.kind = VethKind{model::lower_stub_device(spike.id)};
+    lower.alias = "banana Spike " + spike.name;
+    lower.mtu = mtu;
+    lower.up = true;
+    lower.mac = spike.mac;
+    Plan plan;
+    plan.links.push_back(std::move(lower));
+    return plan;
+}
+
+Plan plan_macvtap_gone(const model::Spike& spike) {
+    Plan plan;
+    plan.absent.push_back(model::lower_device(spike.id));
+    return plan;
+}
+
+}  // namespace banana::wiring
