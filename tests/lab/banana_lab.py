@@ -296,7 +296,8 @@ class Lab:
             todo += born
         return found
 
-    def kill_daemon(self, host: str, program: str, number: signal.Signals = signal.SIGTERM, timeout: float = 20) -> None:
+    def kill_daemon(self, host: str, program: str, number: signal.Signals = signal.SIGTERM,
+                    timeout: float = 20) -> None:
         """Ends a daemon of a host and waits until it is gone."""
         for pid in self.pids(host, program):
             _kill(pid, number)

@@ -1,4 +1,8 @@
-"""Migrations, and what they cost: QEMU's stop-to-resume by its own clock, and what an open-loop stream each way sees."""
+"""Migrations, and what they cost: QEMU's stop-to-resume by its own clock, and what an open-loop stream each way sees.
+
+The stream to the guest is timed by the guest's clock, which stands still while the guest is stopped: its longest gap
+leaves that time out. How long it stood still is the report's clock_shift, an independent witness of stop-to-resume.
+"""
 
 import json
 import re
@@ -101,7 +105,8 @@ class Traffic:
     """`traffic run` from a host (ext) to a guest: begun once both streams flow, ended by finish()."""
 
     def __init__(self, lab: Lab, peer: str, rate: int = 1000, host: str = EXT, options: tuple[str, ...] = ()) -> None:
-        self._process = lab.spawn(host, "traffic", "run", "--peer", peer, "--rate", rate, "--json", "--until-eof", *options)
+        self._process = lab.spawn(host, "traffic", "run", "--peer", peer, "--rate", rate, "--json", "--until-eof",
+                                  *options)
         try:
             self._process.expect("READY\n", 30)
         except LabError:
@@ -159,7 +164,8 @@ HEADER = (f"{'':<22} {'':7} {'took':>9} {'stopped':>12} {'lost':>6} {'lost':>6} 
 
 
 def stretch_bridge(lab: Lab, hosts: tuple[str, str] = ("hv1", "hv2")) -> None:
-    """What one does without Banana: a bridge br0 on both hosts, joined by a VXLAN made by hand; hv1's has the uplink."""
+    """What one does without Banana: a bridge br0 on both hosts, joined by a VXLAN made by hand; hv1's has the
+    uplink."""
     for here, there in (hosts, hosts[::-1]):
         lab.exec(here, "ip", "-batch", "-", stdin=f"""\
 link add br0 type bridge
