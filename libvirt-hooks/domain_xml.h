@@ -24,15 +24,15 @@
 namespace banana::hooks {
 
 struct Interface {
-    std::string name, alias;
-    std::string mac;   // lower-case; "": libvirt has not chosen one yet
-    std::string type;  // "network", "bridge", "direct", "ethernet", ...; for a live one: what the network resolved to
-    std::string network, port;  // <source network= portid=>
-    std::string dev, mode;      // <source dev= mode=>
-    std::string bridge;         // <source bridge=>
-    std::string target;         // <target dev=>; "" before the tap is made
-    std::string model;          // "virtio"
-    int64_t mtu = 0;            // <mtu size=>; 0: not said
+    std::string name{}, alias{};
+    std::string mac{};   // lower-case; "": libvirt has not chosen one yet
+    std::string type{};  // "network", "bridge", "direct", "ethernet", ...; for a live one: what the network resolved to
+    std::string network{}, port{};  // <source network= portid=>
+    std::string dev{}, mode{};      // <source dev= mode=>
+    std::string bridge{};           // <source bridge=>
+    std::string target{};           // <target dev=>; "" before the tap is made
+    std::string model{};            // "virtio"
+    int64_t mtu = 0;                // <mtu size=>; 0: not said
     bool bandwidth_inbound = false, bandwidth_outbound = false;
     bool alias_predicted = false;
     int line = 0;
@@ -48,10 +48,10 @@ inline constexpr std::string_view network_prefix = "banana-";
 inline constexpr std::string_view device_prefix = "bne";
 
 struct DomainFacts {
-    std::string uuid, name;  // uuid lower-case
-    std::vector<Interface> interfaces;
-    std::vector<SpikeMeta> spikes;
-    std::string problem;  // the first thing wrong with the metadata; "": none
+    std::string uuid{}, name{};  // uuid lower-case
+    std::vector<Interface> interfaces{};
+    std::vector<SpikeMeta> spikes{};
+    std::string problem{};  // the first thing wrong with the metadata; "": none
 
     bool has_banana() const;
     const Interface* by_mac(std::string_view mac) const;    // null: none

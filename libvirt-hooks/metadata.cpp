@@ -36,11 +36,14 @@ size_t characters(std::string_view utf8) {
         std::count_if(utf8.begin(), utf8.end(), [](char c) { return (static_cast<uint8_t>(c) & 0xc0) != 0x80; }));
 }
 
-bool is_label(std::string_view text) {
-    return !text.empty() && text.size() <= 63 && is_alnum(text[0]) && std::all_of(text.begin(), text.end(), [](char c) {
-        return is_alnum(c) || c == '.' || c == '_' || c == '-';
+// Hosts and Corms are named as in DNS (model/names.h has the same limits).
+bool is_dns_like(std::string_view text, size_t max) {
+    return !text.empty() && text.size() <= max && text[0] != '-' && std::all_of(text.begin(), text.end(), [](char c) {
+        return is_digit(c) || (c >= 'a' && c <= 'z') || c == '-';
     });
 }
+bool is_host(std::string_view text) { return is_dns_like(text, 32); }
+bool is_corm(std::string_view text) { return is_dns_like(text, 12); }
 
 std::vector<std::string_view> split_path(std::string_view text) {
     std::vector<std::string_view> out;
@@ -68,20 +71,21 @@ std::string wrong_wire(const std::string& text) {
     return one_of(wires, text) ? "" : fmt::format("must be {}", fmt::join(wires, ", "));
 }
 std::string wrong_yes_no(const std::string& text) { return text == "yes" || text == "no" ? "" : "must be yes or no"; }
-std::string wrong_label(const std::string& text) {
-    return is_label(text)
-               ? ""
-               : "must begin with a letter or digit and have letters, digits, '.', '_', '-' only, 63 at most";
+std::string wrong_host(const std::string& text) {
+    return is_host(text) ? "" : "must be 1 to 32 of a-z, 0-9 and '-', and not begin with '-'";
+}
+std::string wrong_corm(const std::string& text) {
+    return is_corm(text) ? "" : "must be 1 to 12 of a-z, 0-9 and '-', and not begin with '-'";
 }
 std::string wrong_spike_name(const std::string& text) {
     const auto path = split_path(text);
-    const bool ok = path.size() == 3 && characters(text) <= max_name && is_label(path[0]) && is_segment(path[1]) &&
+    const bool ok = path.size() == 3 && characters(text) <= max_name && is_host(path[0]) && is_segment(path[1]) &&
                     is_segment(path[2]);
     return ok ? "" : "must be HOME/DOMAIN/INTERFACE";
 }
 std::string wrong_corm_name(const std::string& text) {
     const auto path = split_path(text);
-    return path.size() == 2 && is_label(path[0]) && is_label(path[1]) ? "" : "must be HOST/CORM";
+    return path.size() == 2 && is_host(path[0]) && is_corm(path[1]) ? "" : "must be HOST/CORM";
 }
 std::string wrong_epoch(const std::string& text) {
     const bool ok = !text.empty() && text.size() <= 18 && std::all_of(text.begin(), text.end(), is_digit) &&
@@ -103,8 +107,8 @@ std::string wrong_mtu(const std::string& text) {
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     const bool ok = error == std::errc() && end == text.data() + text.size() && is_digit(text[0]) && text[0] != '0' &&
-                    value >= 68 && value <= 65535;
-    return ok ? "" : "must be 68 to 65535";
+                    value >= 1280 && value <= 65000;
+    return ok ? "" : "must be 1280 to 65000";
 }
 std::vector<std::string> words(const std::string& text) {
     std::istringstream in(text);
@@ -124,21 +128,16 @@ using Rules = std::map<std::string, Rule>;
 using Values = std::map<std::string, std::string>;
 
 const Rules& spike_rules() {
-    static const Rules rules{{"interface", {true, wrong_interface}},
-                             {"wire", {false, wrong_wire}},
-                             {"allow-any-mac", {false, wrong_yes_no}},
-                             {"name", {false, wrong_spike_name}},
-                             {"home", {false, wrong_label}},
-                             {"corm", {false, wrong_corm_name}},
-                             {"epoch", {false, wrong_epoch}},
-                             {"uuid", {false, wrong_uuid}},
-                             {"mac", {false, wrong_mac}}};
+    static const Rules rules{
+        {"interface", {true, wrong_interface}}, {"wire", {false, wrong_wire}}, {"allow-any-mac", {false, wrong_yes_no}},
+        {"name", {false, wrong_spike_name}},    {"home", {false, wrong_host}}, {"corm", {false, wrong_corm_name}},
+        {"epoch", {false, wrong_epoch}},        {"uuid", {false, wrong_uuid}}, {"mac", {false, wrong_mac}}};
     return rules;
 }
 const Rules& network_rules() {
     static const Rules rules{{"name", {true, wrong_corm_name}},
-                             {"corm", {true, wrong_label}},
-                             {"host", {true, wrong_label}},
+                             {"corm", {true, wrong_corm}},
+                             {"host", {true, wrong_host}},
                              {"mtu", {false, wrong_mtu}},
                              {"formats", {false, wrong_formats}}};
     return rules;
@@ -146,9 +145,11 @@ const Rules& network_rules() {
 
 // --- Elements ---
 
-// "line 3: <banana:spike interface='net0'>"
+// "line 3: <banana:spike interface='net0'>"; an element that is not ours shows no prefix.
 std::string place(const xmlNode* node) {
-    std::string out = fmt::format("line {}: <banana:{}", xml::line_of(node), printable(xml::local_name(node), 60));
+    const bool ours = xml::space_of(node) == metadata_namespace;
+    std::string out =
+        fmt::format("line {}: <{}{}", xml::line_of(node), ours ? "banana:" : "", printable(xml::local_name(node), 60));
     if (const auto name = xml::attribute(node, "interface"))
         out += fmt::format(" interface='{}'", printable(*name, 60));
     return out + ">";

@@ -32,12 +32,12 @@ inline constexpr const char* metadata_namespace = "urn:banana:1";
 inline constexpr const char* metadata_prefix = "banana";  // the `key` of virDomainSetMetadata()
 
 struct SpikeMeta {
-    std::string interface;  // an interface's alias, with or without its "ua-"
-    std::string wire;       // "auto", "native", "vxlan", "dtls"; "": not said
-    std::optional<bool> allow_any_mac;
-    std::string name, home, corm;  // "hv1/vm1/net0", "hv1", "hv1/lab"; "": not said
-    std::optional<uint64_t> epoch;
-    std::string uuid, mac;  // lower-case; "": not said
+    std::string interface {};  // an interface's alias, with or without its "ua-"
+    std::string wire{};        // "auto", "native", "vxlan", "dtls"; "": not said
+    std::optional<bool> allow_any_mac{};
+    std::string name{}, home{}, corm{};  // "hv1/vm1/net0", "hv1", "hv1/lab"; "": not said
+    std::optional<uint64_t> epoch{};
+    std::string uuid{}, mac{};  // lower-case; "": not said
     int line = 0;
     int target = -1;  // index into DomainFacts::interfaces; -1: there is no such interface
 
@@ -47,9 +47,9 @@ struct SpikeMeta {
 };
 
 struct NetworkMeta {
-    std::string name, corm, host;  // "hv1/lab", "lab", "hv1"
-    std::optional<int64_t> mtu;
-    std::vector<std::string> formats;  // empty: not said, all
+    std::string name{}, corm{}, host{};  // "hv1/lab", "lab", "hv1"
+    std::optional<int64_t> mtu{};
+    std::vector<std::string> formats{};  // empty: not said, all
 
     bool operator==(const NetworkMeta&) const = default;
     Json to_json() const;

@@ -112,7 +112,7 @@ Result<NetworkMeta> NetworkMeta::from_json(const Json& json) {
     TRY_SET(const Json list, json.array_at("formats"));
     for (size_t i = 0; i < list.size(); i++) out.formats.push_back(list.at(i).as_string());
     if (json.has("mtu")) {
-        TRY_SET(const int64_t mtu, json.integer("mtu", 68, 65535));
+        TRY_SET(const int64_t mtu, json.integer("mtu", 1280, 65000));
         out.mtu = mtu;
     }
     return out;

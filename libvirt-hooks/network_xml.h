@@ -15,11 +15,11 @@
 namespace banana::hooks {
 
 struct NetworkFacts {
-    std::string name, uuid;
-    std::string bridge;  // <bridge name=>
+    std::string name{}, uuid{};
+    std::string bridge{};  // <bridge name=>
     int64_t mtu = 0;
-    std::optional<NetworkMeta> meta;
-    std::string problem;
+    std::optional<NetworkMeta> meta{};
+    std::string problem{};
 
     bool operator==(const NetworkFacts&) const = default;
     Json to_json() const;
@@ -28,11 +28,11 @@ struct NetworkFacts {
 bool is_banana(const NetworkFacts& network);
 
 struct NetworkPortFacts {
-    NetworkFacts network;
-    std::string port_uuid;
-    std::string owner_name, owner_uuid;  // the domain
-    std::string mac;                     // lower-case
-    std::string plug_type, plug_bridge, plug_dev;
+    NetworkFacts network{};
+    std::string port_uuid{};
+    std::string owner_name{}, owner_uuid{};  // the domain
+    std::string mac{};                       // lower-case
+    std::string plug_type{}, plug_bridge{}, plug_dev{};
     bool bandwidth_inbound = false, bandwidth_outbound = false;
 
     bool operator==(const NetworkPortFacts&) const = default;

@@ -41,7 +41,7 @@ RunState run_state_from_name(const std::string& name);
 
 struct StatusInfo {
     RunState state = RunState::other;
-    std::string text;
+    std::string text{};
     bool running = false;  // the guest's processors execute
 };
 Result<StatusInfo> decode_status(const Json& reply);
@@ -66,9 +66,9 @@ const char* migration_status_name(MigrationStatus status);
 
 struct MigrateInfo {
     MigrationStatus status = MigrationStatus::none;
-    std::string text;
-    std::optional<int64_t> downtime_ms, total_ms;  // once completed, on the source
-    std::string error;                             // when failed
+    std::string text{};
+    std::optional<int64_t> downtime_ms{}, total_ms{};  // once completed, on the source
+    std::string error{};                               // when failed
 };
 Result<MigrateInfo> decode_migrate(const Json& reply);
 Result<MigrateInfo> query_migrate(Transport& transport, Milliseconds timeout = default_timeout);
@@ -77,11 +77,11 @@ Result<MigrationStatus> decode_migration_event(const Event& event);
 
 // What a NIC accepts (query-rx-filter). `device` is QEMU's id: libvirt's interface alias.
 struct RxFilter {
-    std::string device;
-    Mac mac;
+    std::string device{};
+    Mac mac{};
     bool promiscuous = false;
-    std::string unicast, multicast;  // "normal", "none", "all"
-    std::vector<Mac> unicast_table, multicast_table;
+    std::string unicast{}, multicast{};  // "normal", "none", "all"
+    std::vector<Mac> unicast_table{}, multicast_table{};
 };
 Result<std::vector<RxFilter>> decode_rx_filters(const Json& reply);
 Result<std::vector<RxFilter>> query_rx_filter(Transport& transport, const std::string& device,

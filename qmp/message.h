@@ -18,24 +18,24 @@ namespace banana::qmp {
 
 struct Greeting {
     int64_t major = 0, minor = 0, micro = 0;
-    std::string package;  // the distribution's suffix, for people
-    std::vector<std::string> capabilities;
+    std::string package{};  // the distribution's suffix, for people
+    std::vector<std::string> capabilities{};
 };
 
 // A reply. `id` is null when QEMU could not read the command so far as to find one.
 struct Return {
-    Json id;
-    Json value;
+    Json id{};
+    Json value{};
 };
 struct Failure {
-    Json id;
-    std::string kind;  // "GenericError", "CommandNotFound", "DeviceNotFound", ...
-    std::string text;
+    Json id{};
+    std::string kind{};  // "GenericError", "CommandNotFound", "DeviceNotFound", ...
+    std::string text{};
 };
 
 struct Event {
-    std::string name;                       // "STOP", "RESUME", "MIGRATION", ...
-    Json data;                              // an object, or null
+    std::string name{};                     // "STOP", "RESUME", "MIGRATION", ...
+    Json data{};                            // an object, or null
     int64_t seconds = 0, microseconds = 0;  // QEMU host's wall clock; -1 when it had none
 };
 
