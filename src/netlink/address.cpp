@@ -60,15 +60,26 @@ bool made_by_kernel(const Address& address) {
            proto_kernel_link_local;
 }
 
+// Of RTA_MULTIPATH. (RTNH_OK alone reads the length of a hop that is not there.)
+void for_each_hop(void* data, int size, auto visit) {
+    auto* hop = static_cast<rtnexthop*>(data);
+    int left = size;
+    while (left >= static_cast<int>(sizeof *hop) && RTNH_OK(hop, left)) {
+        visit(*hop);
+        left -= RTNH_ALIGN(hop->rtnh_len);
+        hop = RTNH_NEXT(hop);
+    }
+}
+
 // Does one of the next hops leave by `ifindex`?
 bool leaves_by(const Route& route, uint32_t ifindex) {
     Attributes<RTA_MAX> in(header_of(route.message), sizeof(rtmsg));
     nlattr* hops = in.at(RTA_MULTIPATH);
     if (!hops) return route.index == ifindex;
-    auto* hop = static_cast<rtnexthop*>(nla_data(hops));
-    for (int left = nla_len(hops); RTNH_OK(hop, left); left -= RTNH_ALIGN(hop->rtnh_len), hop = RTNH_NEXT(hop))
-        if (static_cast<uint32_t>(hop->rtnh_ifindex) == ifindex) return true;
-    return false;
+    bool found = false;
+    for_each_hop(nla_data(hops), nla_len(hops),
+                 [&](rtnexthop& hop) { found |= static_cast<uint32_t>(hop.rtnh_ifindex) == ifindex; });
+    return found;
 }
 
 bool needs_gateway(const Route& route) {
@@ -80,11 +91,10 @@ bool needs_gateway(const Route& route) {
 std::vector<uint8_t> hops_moved(nlattr* hops, uint32_t from, uint32_t to) {
     auto* data = static_cast<uint8_t*>(nla_data(hops));
     std::vector<uint8_t> copy(data, data + nla_len(hops));
-    auto* hop = reinterpret_cast<rtnexthop*>(copy.data());
-    for (int left = nla_len(hops); RTNH_OK(hop, left); left -= RTNH_ALIGN(hop->rtnh_len), hop = RTNH_NEXT(hop)) {
-        if (static_cast<uint32_t>(hop->rtnh_ifindex) == from) hop->rtnh_ifindex = static_cast<int>(to);
-        hop->rtnh_flags &= RTNH_F_ONLINK;  // the rest is state that the kernel reports
-    }
+    for_each_hop(copy.data(), nla_len(hops), [&](rtnexthop& hop) {
+        if (static_cast<uint32_t>(hop.rtnh_ifindex) == from) hop.rtnh_ifindex = static_cast<int>(to);
+        hop.rtnh_flags &= RTNH_F_ONLINK;  // the rest is state that the kernel reports
+    });
     return copy;
 }
 
