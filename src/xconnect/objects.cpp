@@ -158,7 +158,7 @@ Result<Program> take_program(int loaded, const std::string& path) {
         pinned.maps == ours.maps)
         return Program{std::move(old), pinned.info.id};
 
-    auto fresh = path + ".new";
+    auto fresh = path + "_new";  // a bpffs takes no dots in names
     ::unlink(fresh.c_str());
     if (bpf_obj_pin(loaded, fresh.c_str()) < 0) return errno_error(errno, "pin BPF program " + fresh);
     if (::rename(fresh.c_str(), path.c_str()) < 0) return errno_error(errno, "rename BPF program to " + path);
@@ -208,7 +208,7 @@ Result<Objects> open_objects(const std::string& dir, uint32_t capacity) {
 
 Status unpin_objects(const std::string& dir) {
     for (const char* name :
-         {"ingress", "egress", "ingress.new", "egress.new", "entries", "policies", "counters", "events", "abi"}) {
+         {"ingress", "egress", "ingress_new", "egress_new", "entries", "policies", "counters", "events", "abi"}) {
         if (::unlink((dir + "/" + name).c_str()) < 0 && errno != ENOENT)
             return errno_error(errno, fmt::format("unpin {}/{}", dir, name));
     }

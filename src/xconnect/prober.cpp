@@ -51,7 +51,7 @@ Status Prober::send(uint32_t ifindex, uint64_t nonce, size_t frame_size) {
         return {};
     auto what = fmt::format("send probe of {} bytes by ifindex {}", frame_size, ifindex);
     if (errno == EMSGSIZE) return Error(Errc::refused, what + ": larger than the device's own MTU allows");
-    return errno_error(errno, what);
+    return errno_error(errno == ENXIO ? ENODEV : errno, what);  // ENXIO is a packet socket's word for "no such device"
 }
 
 Result<std::vector<ProbeReply>> Prober::read() {
