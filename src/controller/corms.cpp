@@ -1,0 +1,259 @@
+#include "controller/corms.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "libvirt-hooks/metadata.h"
+#include "model/names.h"
+
+namespace banana::controller {
+
+namespace {
+
+std::string network_xml(const model::Corm& corm) {
+    hooks::NetworkMeta meta;
+    meta.name = corm.full_name();
+    meta.corm = corm.name;
+    meta.host = corm.host;
+    meta.mtu = corm.mtu;
+    for (model::Format f : corm.formats) meta.formats.emplace_back(model::format_name(f));
+    // No <mtu>: libvirt takes it in networks only that it forwards for itself (tests/assumptions). The anchor's MTU
+    // reaches the tap; a guest is told by its own <interface><mtu size=/>.
+    return fmt::format(
+        "<network><name>{}</name><metadata>{}</metadata><forward mode='bridge'/><bridge name='{}'/></network>",
+        model::network_name(corm.name), hooks::format_network_metadata(meta), model::anchor_device(corm.name));
+}
+
+std::vector<std::string> names_of(const std::vector<model::Corm>& corms) {
+    std::vector<std::string> names;
+    for (const auto& corm : corms) names.push_back(corm.full_name());
+    return names;
+}
+
+}  // namespace
+
+std::string joined(const std::vector<std::string>& names) {
+    return names.empty() ? "none" : fmt::format("{}", fmt::join(names, ", "));
+}
+
+Corms::Corms(Node& node) : node_(node), table_(node.store, "corm") {}
+
+Status Corms::load() {
+    return table_.load([](const Error& error) { log::error("ignored record: {}", error.message()); });
+}
+
+void Corms::serve() {
+    auto& d = node_.dispatcher;
+    using rpc::Context;
+    d.on("corm.create", [this](Context& c, Json p) -> Async<Json> { co_return co_await create(c, std::move(p)); });
+    d.on("corm.list", [this](Context&, Json) -> Async<Json> { co_return co_await list(); });
+    d.on("corm.show", [this](Context&, Json p) -> Async<Json> { co_return co_await show(std::move(p)); });
+    d.on("corm.delete", [this](Context& c, Json p) -> Async<Json> {
+        if (!c.is_control) co_return Error(Errc::refused, "corm.delete is for the Corm's own host");
+        co_return co_await remove(std::move(p));
+    });
+    d.on("corm.sync", [this](Context& c, Json p) -> Async<Json> { co_return co_await sync(c, std::move(p)); });
+    d.on("corm.reserve", [this](Context& c, Json p) -> Async<Json> { co_return reserve(c, p); });
+}
+
+wiring::Plan Corms::plan() const {
+    wiring::Plan plan;
+    table_.each([&](const model::Corm& corm) {
+        if (corm.host == node_.config.host) plan += wiring::plan_corm(corm);
+        if (by_short(corm.name) == &corm) plan += wiring::plan_anchor(corm);
+    });
+    return plan;
+}
+
+const model::Corm* Corms::by_name(const std::string& full) const { return table_.find(full); }
+
+const model::Corm* Corms::by_short(const std::string& name) const {
+    const model::Corm* found = nullptr;
+    table_.each([&](const model::Corm& corm) {
+        if (corm.name == name && (found == nullptr || !conflicts_.contains(corm.full_name()))) found = &corm;
+    });
+    return found;
+}
+
+const model::Corm* Corms::by_anchor(const std::string& device) const {
+    return device.rfind("bn-", 0) == 0 ? by_short(device.substr(3)) : nullptr;
+}
+
+Result<model::Corm> Corms::resolve(const std::string& name) const {
+    const model::Corm* corm = name.find('/') == std::string::npos ? by_short(name) : by_name(name);
+    if (corm != nullptr) return *corm;
+    return Error(Errc::not_found, fmt::format("there is no Corm '{}'; host {} knows: {}", printable(name, 40),
+                                              node_.config.host, joined(names_of(all()))));
+}
+
+Result<model::Corm> Corms::local(const std::string& full) const {
+    const model::Corm* corm = by_name(full);
+    if (corm == nullptr || corm->host != node_.config.host)
+        return Error(Errc::not_found, fmt::format("host {} has no Corm '{}'; it has: {}", node_.config.host,
+                                                  printable(full, 80), joined(names_of(all()))));
+    return *corm;
+}
+
+std::vector<model::Corm> Corms::all() const {
+    std::vector<model::Corm> out;
+    table_.each([&](const model::Corm& corm) { out.push_back(corm); });
+    return out;
+}
+
+std::string Corms::network_problem(const std::string& full) const {
+    const auto it = network_problems_.find(full);
+    return it == network_problems_.end() ? "" : it->second;
+}
+
+Json Corms::json(const model::Corm& corm) const {
+    const bool here = corm.host == node_.config.host;
+    const auto wired = here ? wires_of(corm.full_name()) : local_spikes_of(corm.full_name());
+    std::vector<std::string> problems;
+    if (const auto it = conflicts_.find(corm.full_name()); it != conflicts_.end()) problems.push_back(it->second);
+    if (const auto text = network_problem(corm.full_name()); !text.empty()) problems.push_back(text);
+    bool up = true;
+    if (here) {
+        const auto missing = node_.engine.difference(wiring::plan_corm(corm));
+        if (!missing) problems.push_back(missing.error().message());
+        if (missing && !missing->empty())
+            problems.push_back("not as it should be: " + wiring::describe(missing->front()));
+    } else if (!node_.peers.is_up(corm.host)) {
+        up = false;
+        problems.push_back("host " + corm.host + " is not connected");
+    }
+    Json out = corm.json();
+    out.set("name", corm.full_name());
+    out.set("short", corm.name);
+    out.set("bridge", here ? corm.bridge() : "");
+    out.set("anchor", model::anchor_device(corm.name));
+    out.set("network", model::network_name(corm.name));
+    out.set("local", here);
+    out.set("wires", static_cast<int64_t>(wired.size()));
+    out.set("state", !up ? "unreachable" : problems.empty() ? "up" : "degraded");
+    out.set("problems", Json::array(problems));
+    return out;
+}
+
+Async<Json> Corms::list() {
+    Json corms = Json::array();
+    table_.each([&](const model::Corm& corm) { corms.push(json(corm)); });
+    co_return Json::object({{"corms", corms}});
+}
+
+Async<Json> Corms::show(Json params) {
+    CO_TRY_SET(const std::string name, params.string("name"));
+    CO_TRY_SET(const model::Corm corm, resolve(name));
+    Json out = json(corm);
+    out.set("wires", Json::array(corm.host == node_.config.host ? wires_of(corm.full_name())
+                                                                : local_spikes_of(corm.full_name())));
+    co_return out;
+}
+
+void Corms::peer_up(const std::string& peer) { node_.spawn(announce(peer), "announcing Corms"); }
+
+void Corms::announce_all() {
+    for (const auto& peer : node_.peers.names())
+        if (node_.peers.is_up(peer)) peer_up(peer);
+}
+
+Json Corms::corms_of_this_host() const {
+    Json corms = Json::array();
+    table_.each([&](const model::Corm& corm) {
+        if (corm.host == node_.config.host) corms.push(corm.json());
+    });
+    return corms;
+}
+
+asio::awaitable<void> Corms::announce(std::string peer) {
+    Json params = Json::object({{"corms", corms_of_this_host()}});
+    const auto reply = co_await node_.call(peer, "corm.sync", params);
+    if (!reply) log::warning("announcing Corms to host {}: {}", peer, reply.error().message());
+}
+
+Async<Json> Corms::sync(const rpc::Context& context, Json params) {
+    const std::string host = caller(node_, context);
+    if (host == node_.config.host) co_return Error(Errc::refused, "a host does not announce Corms to itself");
+    CO_TRY_SET(const Json corms, params.array_at("corms"));
+    std::set<std::string> told;
+    for (size_t i = 0; i < corms.size(); ++i) {
+        CO_TRY_SET(model::Corm corm, model::Corm::from_json(corms.at(i)));
+        if (corm.host != host)
+            co_return Error(Errc::refused, fmt::format("host {} announced a Corm of host {}", host, corm.host));
+        told.insert(corm.full_name());
+        learn(host, std::move(corm));
+    }
+    for (const auto& corm : all())
+        if (corm.host == host && !told.contains(corm.full_name()))
+            node_.spawn(forget_remote(corm), "forgetting a Corm");
+    co_return Json::object();
+}
+
+void Corms::learn(const std::string& host, model::Corm corm) {
+    const std::string full = corm.full_name();
+    const model::Corm* known = by_name(full);
+    const model::Corm* same_name = by_short(corm.name);
+    if (same_name != nullptr && same_name->full_name() != full) {
+        conflicts_[full] = fmt::format(
+            "Corm {} and Corm {} have the same short name: {} keeps the network {} on this host; "
+            "delete one of them",
+            same_name->full_name(), full, same_name->full_name(), model::network_name(corm.name));
+        log::error("{}", conflicts_[full]);
+    } else {
+        conflicts_.erase(full);
+    }
+    if (known == nullptr || known->json().dump() != corm.json().dump()) {
+        log::info("Corm {}: told by host {}", full, host);
+        if (const Status saved = table_.save(full, corm); !saved) {
+            log::error("Corm {}: {}", full, saved.error().message());
+            return;
+        }
+    }
+    if (conflicts_.contains(full)) return;
+    if (const Status made = node_.engine.realise(wiring::plan_anchor(corm)); !made)
+        log::error("Corm {}: {}", full, made.error().message());
+    node_.spawn(ensure_network(std::move(corm)), "defining a network");
+}
+
+asio::awaitable<void> Corms::forget_remote(model::Corm corm) {
+    const std::string full = corm.full_name();
+    const auto used = local_spikes_of(full);
+    if (!used.empty()) {
+        log::warning("Corm {} is gone, but wired on this host: {}", full, joined(used));
+        co_return;
+    }
+    log::info("Corm {}: its host no longer has it", full);
+    const bool owns_network = by_short(corm.name) != nullptr && by_short(corm.name)->full_name() == full;
+    if (const Status erased = table_.erase(full); !erased) log::error("Corm {}: {}", full, erased.error().message());
+    conflicts_.erase(full);
+    network_problems_.erase(full);
+    if (!owns_network) co_return;
+    if (node_.libvirt.connected()) {
+        const auto removed = co_await node_.libvirt.remove_network(model::network_name(corm.name));
+        if (!removed) log::warning("Corm {}: {}", full, removed.error().message());
+    }
+    if (const Status gone = node_.engine.realise(wiring::plan_anchor_gone(corm)); !gone)
+        log::error("Corm {}: {}", full, gone.error().message());
+}
+
+void Corms::libvirt_up() {
+    for (auto& corm : all())
+        if (by_short(corm.name)->full_name() == corm.full_name())
+            node_.spawn(ensure_network(std::move(corm)), "defining a network");
+}
+
+asio::awaitable<void> Corms::ensure_network(model::Corm corm) {
+    if (!node_.libvirt.connected()) co_return;  // libvirt_up() does it then
+    const std::string network = model::network_name(corm.name);
+    const auto outcome = co_await node_.libvirt.ensure_network(network, network_xml(corm));
+    network_problems_.erase(corm.full_name());
+    if (!outcome) {
+        network_problems_[corm.full_name()] = outcome.error().message();
+        log::error("Corm {}: {}", corm.full_name(), outcome.error().message());
+    } else if (*outcome != NetworkOutcome::unchanged) {
+        log::info("Corm {}: libvirt network {} is {}", corm.full_name(), network,
+                  *outcome == NetworkOutcome::created ? "created" : "changed");
+    }
+}
+
+}  // namespace banana::controller

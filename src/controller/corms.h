@@ -1,0 +1,74 @@
+// Corms: those of this host, and what is known of the others'.
+//
+// Concepts: a Corm's host owns its record; every other host keeps a copy, so that networks and anchors survive a
+// restart without the owner. Owners tell all their Corms whenever a connection comes up and whenever one changes
+// ("corm.sync", the whole list: it replaces what was known of that host). On every host each Corm has an anchor bridge
+// and a libvirt network. A short name is reserved with every configured host before a Corm is made; a conflict found
+// later is reported, and the Corm known first keeps its network here.
+// Methods served: corm.create, corm.list, corm.show, corm.delete (control); corm.sync, corm.reserve (peers).
+// Threading: the io_context's single thread.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <set>
+
+#include "controller/node.h"
+#include "model/corm.h"
+#include "registry/table.h"
+
+namespace banana::controller {
+
+std::string joined(const std::vector<std::string>& names);  // "a, b"; "none"
+
+class Corms {
+public:
+    explicit Corms(Node& node);
+
+    Status load();              // records of earlier runs
+    void serve();               // adds the methods
+    wiring::Plan plan() const;  // bridges and anchors of all Corms known
+    void peer_up(const std::string& peer);
+    void libvirt_up();
+
+    const model::Corm* by_name(const std::string& full) const;   // "hv1/lab"
+    const model::Corm* by_short(const std::string& name) const;  // "lab"
+    const model::Corm* by_anchor(const std::string& device) const;
+    Result<model::Corm> resolve(const std::string& name) const;  // either form; the error lists what there is
+    Result<model::Corm> local(const std::string& full) const;    // one of this host's
+    std::vector<model::Corm> all() const;
+    const std::map<std::string, std::string>& conflicts() const { return conflicts_; }  // full name -> text
+    std::string network_problem(const std::string& full) const;
+
+    // How many wires a Corm has, for delete and list; set by whoever keeps the wires.
+    std::function<std::vector<std::string>(const std::string& full)> wires_of;
+    // A tap of a local guest is in this Corm's anchor, or a Spike is wired to it here.
+    std::function<std::vector<std::string>(const std::string& full)> local_spikes_of;
+
+private:
+    Async<Json> create(const rpc::Context& context, Json params);
+    Async<Json> remove(Json params);
+    Async<Json> list();
+    Async<Json> show(Json params);
+    Async<Json> sync(const rpc::Context& context, Json params);
+    Result<Json> reserve(const rpc::Context& context, const Json& params) const;
+
+    Result<model::Corm> corm_of_request(const Json& params) const;
+    Status check_device(const model::Corm& corm, bool move_addresses, bool mtu_given, uint32_t& mtu);
+    Async<void> reserve_everywhere(std::string name, bool force);
+    Status build(const model::Corm& corm, bool move_addresses);
+    Status unbuild(const model::Corm& corm);
+    asio::awaitable<void> announce(std::string peer);
+    void announce_all();
+    asio::awaitable<void> ensure_network(model::Corm corm);
+    asio::awaitable<void> forget_remote(model::Corm corm);
+    void learn(const std::string& host, model::Corm corm);
+    Json json(const model::Corm& corm) const;
+    Json corms_of_this_host() const;
+
+    Node& node_;
+    registry::Table<model::Corm> table_;  // by full name
+    std::map<std::string, std::string> conflicts_, network_problems_;
+};
+
+}  // namespace banana::controller

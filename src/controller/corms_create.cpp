@@ -1,0 +1,182 @@
+// Making and deleting Corms. Everything is checked, and the name reserved, before anything is changed.
+
+#include <fmt/format.h>
+
+#include <fstream>
+
+#include "controller/corms.h"
+#include "model/names.h"
+#include "netlink/address.h"
+#include "netlink/link.h"
+
+namespace banana::controller {
+
+namespace {
+
+// br_netfilter would pass a Corm's frames through the host's iptables: slower, and cut by anybody's FORWARD DROP.
+void keep_off_iptables(const std::string& bridge) {
+    for (const char* file : {"nf_call_iptables", "nf_call_ip6tables", "nf_call_arptables"})
+        std::ofstream("/sys/class/net/" + bridge + "/bridge/" + file) << "0";
+}
+
+}  // namespace
+
+Result<model::Corm> Corms::corm_of_request(const Json& params) const {
+    Json record = Json::object({{"id", hex32(random_u32())},
+                                {"name", params.get("name")},
+                                {"host", node_.config.host},
+                                {"kind", params.get("kind")},
+                                {"device", params.get("device").as_string()},
+                                {"mtu", params.get("mtu").as_int(1500)},
+                                {"hosts", params.get("hosts")}});
+    record.set("formats",
+               params.get("formats").size() != 0
+                   ? params.get("formats")
+                   : model::formats_json({model::Format::native, model::Format::vxlan, model::Format::dtls}));
+    const Json formats = record.get("formats");
+    for (size_t i = 0; i < formats.size(); ++i) TRY(model::parse_format(formats.at(i).as_string()));
+    const Json hosts = params.get("hosts");
+    for (size_t i = 0; i < hosts.size(); ++i) TRY(model::check_host_name(hosts.at(i).as_string()));
+    TRY_SET(model::Corm corm, model::Corm::from_json(record));
+    if (corm.kind == model::CormKind::etherstub && !corm.device.empty())
+        return Error(Errc::invalid, "an etherstub has no uplink");
+    if (corm.kind != model::CormKind::etherstub) TRY(model::check_device_name(corm.device));
+    return corm;
+}
+
+Status Corms::check_device(const model::Corm& corm, bool move_addresses, bool mtu_given, uint32_t& mtu) {
+    if (corm.kind == model::CormKind::etherstub) return {};
+    auto link = netlink::link(node_.engine.socket(), corm.device);
+    if (!link && link.error().code() == Errc::not_found)
+        return Error(Errc::not_found, fmt::format("host {} has no device {}", corm.host, corm.device));
+    if (!link) return link.error();
+    if (!mtu_given) mtu = link->mtu;
+    TRY(model::check_mtu(mtu).context("device " + corm.device));
+    if (corm.kind == model::CormKind::bridge) {
+        if (link->kind == "bridge" && !model::is_own_device(link->name) && by_anchor(link->name) == nullptr) return {};
+        return Error(Errc::invalid, fmt::format("device {} is not a bridge that can be adopted", corm.device));
+    }
+    if (link->loopback || link->kind == "bridge")
+        return Error(Errc::invalid,
+                     fmt::format("device {} cannot be an uplink; for a bridge use --bridge", corm.device));
+    if (link->master != 0)
+        return Error(Errc::refused,
+                     fmt::format("device {} is a port of another device; take it out of that first, or use "
+                                 "--bridge with it",
+                                 corm.device));
+    if (mtu > link->mtu)
+        return Error(Errc::invalid,
+                     fmt::format("MTU {} is larger than that of uplink {}, {}", mtu, corm.device, link->mtu));
+    TRY_SET(const auto addresses, netlink::addresses(node_.engine.socket(), link->index));
+    if (addresses.empty() || move_addresses) return {};
+    return Error(Errc::refused,
+                 fmt::format("uplink {} holds the address {}; --move-addresses moves addresses and routes to "
+                             "the Corm's bridge",
+                             corm.device, addresses.front().text()));
+}
+
+Result<Json> Corms::reserve(const rpc::Context& context, const Json& params) const {
+    TRY_SET(const std::string name, params.string("name"));
+    const model::Corm* corm = by_short(name);
+    if (corm != nullptr && corm->host != caller(node_, context))
+        return Error(Errc::exists,
+                     fmt::format("host {} knows a Corm {} already", node_.config.host, corm->full_name()));
+    return Json::object();
+}
+
+Async<void> Corms::reserve_everywhere(std::string name, bool force) {
+    for (const auto& peer : node_.peers.names()) {
+        Json params = Json::object({{"name", name}});
+        const auto reply = co_await node_.call(peer, "corm.reserve", params);
+        if (reply) continue;
+        if (reply.error().code() == Errc::exists) co_return reply.error();
+        if (force) {
+            log::warning("Corm {}: made without host {}'s word: {}", name, peer, reply.error().message());
+            continue;
+        }
+        co_return Error(Errc::unreachable,
+                        fmt::format("host {} cannot be asked whether the name '{}' is free: {}; --force "
+                                    "does without",
+                                    peer, name, reply.error().message()));
+    }
+    co_return Status();
+}
+
+Status Corms::build(const model::Corm& corm, bool move_addresses) {
+    wiring::Plan plan = wiring::plan_corm(corm);
+    plan += wiring::plan_anchor(corm);
+    if (corm.kind == model::CormKind::uplink) {
+        // The bridge looks like the NIC to the rest of the network.
+        TRY_SET(const auto uplink, netlink::link(node_.engine.socket(), corm.device));
+        plan.links.front().mac = uplink.mac;
+    }
+    TRY(node_.engine.realise(plan));
+    if (corm.kind != model::CormKind::bridge) keep_off_iptables(corm.bridge());
+    if (!move_addresses) return {};
+    TRY_SET(const uint32_t from, node_.engine.ifindex(corm.device));
+    TRY_SET(const uint32_t to, node_.engine.ifindex(corm.bridge()));
+    return netlink::move_addresses(node_.engine.socket(), from, to);
+}
+
+Status Corms::unbuild(const model::Corm& corm) {
+    if (corm.moved_addresses) {
+        auto& socket = node_.engine.socket();
+        TRY_SET(const uint32_t bridge, node_.engine.ifindex(corm.bridge()));
+        TRY_SET(const uint32_t uplink, node_.engine.ifindex(corm.device));
+        TRY(socket.request(netlink::clear_master(uplink)));
+        TRY(netlink::move_addresses(socket, bridge, uplink));
+    }
+    return node_.engine.realise(wiring::plan_corm_gone(corm));
+}
+
+Async<Json> Corms::create(const rpc::Context& context, Json params) {
+    if (!context.is_control) co_return Error(Errc::refused, "corm.create is for the Corm's own host");
+    CO_TRY_SET(model::Corm corm, corm_of_request(params));
+    const bool move_addresses = params.get("move_addresses").as_bool();
+    const std::string full = corm.full_name();
+    const auto guard = co_await node_.locks.acquire("corm:" + corm.name);
+    if (const auto* known = by_short(corm.name))
+        co_return Error(Errc::exists, fmt::format("the Corm name '{}' is taken: {}", corm.name, known->full_name()));
+    for (const auto& other : all())
+        if (other.host == corm.host && !corm.device.empty() && other.device == corm.device)
+            co_return Error(Errc::refused, fmt::format("device {} is Corm {}'s", corm.device, other.full_name()));
+    CO_TRY(check_device(corm, move_addresses, params.has("mtu") && !params.get("mtu").is_null(), corm.mtu));
+    CO_TRY(co_await reserve_everywhere(corm.name, params.get("force").as_bool()));
+    corm.moved_addresses = move_addresses && corm.kind == model::CormKind::uplink;
+    CO_TRY(table_.save(full, corm));
+    if (const Status built = build(corm, corm.moved_addresses); !built) {
+        (void)unbuild(corm);
+        (void)table_.erase(full);
+        co_return built.error().context("create Corm " + full);
+    }
+    log::info("Corm {}: created ({}{}{}, MTU {})", full, model::corm_kind_name(corm.kind),
+              corm.device.empty() ? "" : " ", corm.device, corm.mtu);
+    co_await ensure_network(corm);
+    announce_all();
+    co_return json(corm);
+}
+
+Async<Json> Corms::remove(Json params) {
+    CO_TRY_SET(const std::string name, params.string("name"));
+    CO_TRY_SET(const model::Corm known, resolve(name));
+    const auto guard = co_await node_.locks.acquire("corm:" + known.name);
+    CO_TRY_SET(const model::Corm corm, local(known.full_name()));
+    const std::string full = corm.full_name();
+    auto wired = wires_of(full);
+    for (const auto& spike : local_spikes_of(full)) wired.push_back(spike);
+    std::sort(wired.begin(), wired.end());
+    wired.erase(std::unique(wired.begin(), wired.end()), wired.end());
+    if (!wired.empty())
+        co_return Error(Errc::refused, fmt::format("Corm {} is wired to {}; disconnect or shut down those first", full,
+                                                   joined(wired)));
+    if (node_.libvirt.connected()) {
+        CO_TRY(co_await node_.libvirt.remove_network(model::network_name(corm.name)));
+    }
+    CO_TRY(unbuild(corm).context("delete Corm " + full));
+    CO_TRY(table_.erase(full));
+    log::info("Corm {}: deleted", full);
+    announce_all();
+    co_return Json::object();
+}
+
+}  // namespace banana::controller

@@ -1,0 +1,59 @@
+// Node: what every part of the daemon shares: this host, its kernel, its records, its peers, its libvirt.
+//
+// Concepts: a method is called on a host by name; on this host it goes to the same handler without a connection, so
+// that a Corm here and a Corm elsewhere are one code path.
+// Threading: the io_context's single thread.
+#pragma once
+
+#include <asio/io_context.hpp>
+#include <chrono>
+
+#include "controller/config.h"
+#include "controller/keylock.h"
+#include "controller/libvirt.h"
+#include "controller/prober.h"
+#include "model/host.h"
+#include "peer/peers.h"
+#include "peer/spawn.h"
+#include "registry/store.h"
+#include "wiring/engine.h"
+
+namespace banana::controller {
+
+template <class T>
+using Async = asio::awaitable<Result<T>>;
+
+class Node {
+public:
+    Node(asio::io_context& io_context, Config configuration, wiring::Engine engine_, registry::Store store_,
+         rpc::Dispatcher dispatcher_);
+
+    model::Host self() const;
+    Result<model::Host> host(const std::string& name) const;  // unreachable: a peer that is not up
+    wiring::Site site() const { return {config.host, config.underlay, config.vxlan_port}; }
+
+    // The reply of `host`'s handler; the error names the host when it cannot be reached.
+    Async<Json> call(std::string host, std::string method, Json params);
+    Async<Json> call(std::string host, std::string method, Json params, milliseconds timeout);
+    void spawn(asio::awaitable<void> coroutine, const char* what);
+    asio::awaitable<void> sleep(milliseconds duration);
+
+    asio::io_context& io;
+    Config config;
+    wiring::Engine engine;
+    registry::Store store;
+    rpc::Dispatcher dispatcher;
+    KeyLock locks;
+    AsyncProber prober;
+    peer::Peers peers;
+    Libvirt libvirt;
+    int64_t started_ns;  // monotonic
+
+private:
+    uint32_t underlay_mtu() const;
+};
+
+// The host that asks: this one for the control socket and for calls by call() on itself.
+std::string caller(const Node& node, const rpc::Context& context);
+
+}  // namespace banana::controller
