@@ -7,13 +7,9 @@
 namespace banana::rpc {
 
 void LineReader::feed(std::string_view data) {
-    // What has been given out is dropped before more is taken; a large line's memory is not kept for small ones.
-    if (start_ > 0) {
-        buffer_.erase(0, start_);
-        scanned_ -= start_;
-        start_ = 0;
-    }
-    if (buffer_.empty() && buffer_.capacity() > 1 << 16) buffer_ = {};
+    buffer_.erase(0, start_);
+    scanned_ -= start_;
+    start_ = 0;
     buffer_.append(data);
 }
 
@@ -27,6 +23,10 @@ Result<std::optional<std::string>> LineReader::next() {
     }
     std::optional<std::string> line = buffer_.substr(start_, length);
     start_ = scanned_ = end + 1;
+    if (start_ == buffer_.size()) {
+        std::string().swap(buffer_);  // a large line's memory is not kept while the connection is idle
+        start_ = scanned_ = 0;
+    }
     return line;
 }
 

@@ -198,7 +198,7 @@ void Peers::Impl::take_accepted(Peer& peer, std::shared_ptr<rpc::Connection> con
 void Peers::Impl::refuse_incoming(const std::string& from, const std::string& host, const Error& why) {
     for (auto& [name, peer] : peers) {
         const bool same_address = from.starts_with(peer.where.address + ":");
-        if (host.empty() ? same_address : name == host) peer.incoming_error = why.message();
+        if (peers.contains(host) ? name == host : same_address) peer.incoming_error = why.message();
     }
     if (!limiter.allow()) return;
     const size_t held = limiter.take_held();

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <asio/connect.hpp>
 #include <asio/redirect_error.hpp>
 #include <asio/use_awaitable.hpp>
 
@@ -23,6 +22,17 @@ constexpr int64_t settled_ns = 5'000'000'000;  // a connection that stood so lon
 milliseconds jittered(milliseconds base) {
     const int64_t quarter = std::max<int64_t>(base.count() / 4, 1);
     return milliseconds(base.count() - quarter + static_cast<int64_t>(random_u32()) % (2 * quarter + 1));
+}
+
+// From the address that we listen on, where it is a certain one: the others know us by it.
+asio::error_code open_towards(Tcp::socket& socket, const Tcp::endpoint& target, const std::string& listen) {
+    asio::error_code code, none;
+    socket.close(code);
+    if (socket.open(target.protocol(), code); code) return code;
+    const auto own = asio::ip::make_address(listen, none);
+    if (own.is_unspecified() || own.is_v4() != target.address().is_v4()) return code;
+    socket.bind(Tcp::endpoint(own, 0), code);
+    return code;
 }
 
 std::string peer_text(const std::string& name) { return "peer " + name; }
@@ -88,7 +98,11 @@ asio::awaitable<Status> Peers::Impl::connect(TlsStream& stream, const PeerAddres
                                                   asio::redirect_error(asio::use_awaitable, code));
     if (deadline.expired()) co_return late;
     if (code) co_return Error(Errc::unreachable, fmt::format("{}: {}", what, code.message()));
-    co_await asio::async_connect(socket, targets, asio::redirect_error(asio::use_awaitable, code));
+    for (const auto& target : targets) {
+        if (code = open_towards(socket, target.endpoint(), config.listen); !code)
+            co_await socket.async_connect(target.endpoint(), asio::redirect_error(asio::use_awaitable, code));
+        if (!code || deadline.expired() || !running) break;
+    }
     if (deadline.expired()) co_return late;
     if (code) co_return Error(Errc::unreachable, fmt::format("{}: {}", what, code.message()));
     set_tcp_options(socket);

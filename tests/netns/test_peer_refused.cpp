@@ -1,0 +1,212 @@
+// Peers that must not be let in, and what both sides say of it: certificates, protocol, garbage. test_peer_lab.h draws
+// the hosts. hv1 is always in order; hv2 is the one that is not.
+#include <netinet/in.h>
+#include <poll.h>
+
+#include "test_peer_lab.h"
+
+using namespace banana;
+using namespace banana::peer_test;
+
+namespace {
+
+bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+Fd tcp_client(int last_octet, uint16_t port) {
+    Fd fd(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(0x7f000000u + static_cast<uint32_t>(last_octet));
+    if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) fd.reset();
+    return fd;
+}
+
+bool closed_by_other(int fd) {
+    pollfd entry{fd, POLLIN, 0};
+    if (::poll(&entry, 1, 0) <= 0) return false;
+    char waste[4096];
+    return ::recv(fd, waste, sizeof waste, MSG_DONTWAIT) <= 0;
+}
+
+}  // namespace
+
+TEST_CASE("peers: each bad certificate is refused, in words, by both sides; reload() heals it") {
+    struct Row {
+        const char* what;
+        const char* here;   // hv1's status of hv2
+        const char* there;  // hv2's status of hv1
+    };
+    const Row rows[] = {
+        {"wrong CA", "is not signed by this cluster's CA", "is not signed by this cluster's CA"},
+        {"wrong name", "is of host 'hv7'; 'hv2' was expected", "host 'hv7' is not a configured peer of 'hv1'"},
+        {"wrong role", "has role 'tunnel'; peers need role 'controller'", "has role 'tunnel'"},
+        {"expired", "'CN=hv2' expired on ", "refused this host's certificate"},
+        {"not yet valid", "'CN=hv2' is not yet valid, not before ", "refused this host's certificate"},
+    };
+    for (const Row& row : rows) {
+        CAPTURE(row.what);
+        in_own_netns([&] {
+            Lab lab;
+            lab.add(1, 2);
+            auto& bad = lab.add(2, 2);
+            const int64_t now = ::time(nullptr);
+            auto options = lab.certificate("hv2");
+            const std::string what = row.what;
+            if (what == "wrong CA") {
+                pki::InitOptions other;
+                other.dir = options.dir = lab.folder / "other";
+                REQUIRE(pki::init(other).ok());
+                bad.config.ca = other.dir + "/ca.crt";
+            }
+            if (what == "wrong name") options.host = "hv7";
+            if (what == "wrong role") options.role = pki::role_tunnel;
+            if (what == "expired") options.not_before = now - 7200, options.not_after = now - 60;
+            if (what == "not yet valid") options.not_before = now + 3600;
+            const auto issued = pki::issue(options);
+            REQUIRE(issued.ok());
+            const auto good = bad.config;
+            bad.config.certificate = issued->certificate;
+            bad.config.key = issued->key;
+            lab.start("hv1");
+            lab.start("hv2");
+            REQUIRE(lab.until([&] { return contains(lab.error("hv1", "hv2"), row.here); }));
+            CHECK(lab.state("hv1", "hv2") == "refused");
+            CHECK(contains(lab.error("hv1", "hv2"), "peer hv2"));
+            const bool told = lab.until([&] { return contains(lab.error("hv2", "hv1"), row.there); });
+            if (!told) MESSAGE(lab.error("hv2", "hv1"));
+            CHECK(told);
+            CHECK(lab.state("hv2", "hv1") == "refused");
+            CHECK(lab.hosts.at("hv1").events.empty());
+            CHECK_FALSE(lab.entry("hv1", "hv2").get("incoming").as_bool());
+            CHECK_FALSE(lab.entry("hv1", "hv2").get("incoming_error").as_string().empty());
+            const auto call = lab.ask("hv1", "hv2", "whoami", {});
+            REQUIRE(lab.until([&] { return call->has_value(); }));
+            CHECK((*call)->error().code() == Errc::unreachable);
+            CHECK(contains((*call)->error().message(), row.here));
+
+            // The files under the paths in use become good ones.
+            if (what == "wrong CA" || what == "wrong name" || what == "wrong role") return;
+            REQUIRE(pki::issue(lab.certificate("hv2")).ok());
+            REQUIRE(lab.at("hv2").reload().ok());
+            CHECK(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+        });
+    }
+}
+
+TEST_CASE("peers: reload() with another CA ends what the old one vouched for; a bad file changes nothing") {
+    in_own_netns([] {
+        Lab lab;
+        lab.add(1, 2);
+        lab.add(2, 2);
+        lab.start("hv1");
+        lab.start("hv2");
+        REQUIRE(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+        REQUIRE(lab.at("hv1").reload().ok());
+        fs::rename(lab.pki + "/hv1.key", lab.pki + "/away");
+        const auto missing = lab.at("hv1").reload();
+        REQUIRE_FALSE(missing.ok());
+        CHECK(contains(missing.error().message(), lab.pki + "/hv1.key"));
+        fs::rename(lab.pki + "/away", lab.pki + "/hv1.key");
+        ::chmod((lab.pki + "/hv1.key").c_str(), 0644);
+        CHECK(contains(lab.at("hv1").reload().error().message(), "must be 0600"));
+        ::chmod((lab.pki + "/hv1.key").c_str(), 0600);
+        CHECK(lab.up("hv1", "hv2"));
+        CHECK(lab.hosts.at("hv1").events == "+hv2 ");
+
+        pki::InitOptions renewed;
+        renewed.dir = lab.pki;
+        renewed.overwrite = true;
+        REQUIRE(pki::init(renewed).ok());
+        REQUIRE(pki::issue(lab.certificate("hv1")).ok());
+        REQUIRE(lab.at("hv1").reload().ok());
+        CHECK(lab.until([&] { return lab.state("hv1", "hv2") == "refused"; }));
+        CHECK(contains(lab.error("hv1", "hv2"), "is not signed by this cluster's CA"));
+        REQUIRE(pki::issue(lab.certificate("hv2")).ok());
+        REQUIRE(lab.at("hv2").reload().ok());
+        CHECK(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+    });
+}
+
+TEST_CASE("peers: another protocol version is refused with both numbers") {
+    in_own_netns([] {
+        Lab lab;
+        lab.add(1, 2);
+        lab.add(2, 2).config.protocol = 2;
+        lab.start("hv1");
+        lab.start("hv2");
+        CHECK(lab.until([&] { return contains(lab.error("hv1", "hv2"), "speaks protocol 1, 'hv2' speaks 2"); }));
+        CHECK(lab.until([&] { return contains(lab.error("hv2", "hv1"), "speaks protocol 2, 'hv1' speaks 1"); }));
+        CHECK(lab.state("hv1", "hv2") == "refused");
+        CHECK(lab.state("hv2", "hv1") == "refused");
+    });
+}
+
+TEST_CASE("peers: a cluster member that is not configured here is told so") {
+    in_own_netns([] {
+        Lab lab;
+        lab.add(1, 2);
+        lab.add(2, 2);
+        lab.add(3, 1);  // knows hv1, which does not know it
+        for (const char* name : {"hv1", "hv2", "hv3"}) lab.start(name);
+        CHECK(lab.until([&] { return contains(lab.error("hv3", "hv1"), "'hv3' is not a configured peer of 'hv1'"); }));
+        CHECK(lab.until([&] { return lab.up("hv1", "hv2"); }));
+    });
+}
+
+TEST_CASE("peers: an address that is taken, or is none, is named") {
+    in_own_netns([] {
+        Lab lab;
+        lab.add(1, 1);
+        lab.start("hv1");
+        auto config = lab.hosts.at("hv1").config;
+        peer::Peers same(lab.io, config, {});
+        CHECK(contains(same.start().error().message(), "listen for peers on 127.0.0.1 port 7471: Address already"));
+        config.listen = "everywhere";
+        peer::Peers nowhere(lab.io, config, {});
+        CHECK(nowhere.start().error().code() == Errc::invalid);
+    });
+}
+
+TEST_CASE("peers: garbage, silence and floods at the TLS port cost nothing") {
+    in_own_netns([] {
+        Lab lab;
+        auto& first = lab.add(1, 2);
+        lab.add(2, 2);
+        first.config.handshake_timeout = 500ms;
+        first.config.max_unauthenticated = 8;
+        // Strangers come from 127.0.0.1, which is no peer's address.
+        lab.start("hv1");
+        lab.start("hv2");
+        REQUIRE(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+        std::vector<Fd> strangers;
+        for (int i = 0; i < 40; ++i) {
+            strangers.push_back(tcp_client(1, 7471));
+            REQUIRE(strangers.back());
+            std::string input = "GET / HTTP/1.1\r\n\r\n";
+            if (i % 3 == 0) {
+                input.resize(1 + random_u32() % 20000);
+                random_bytes({reinterpret_cast<uint8_t*>(input.data()), input.size()});
+                if (i % 2 == 0) input.replace(0, 5, std::string("\x16\x03\x01\x02\x00", 5));  // looks like TLS
+            }
+            if (i % 4 != 3)  // the fourth says nothing at all
+                [[maybe_unused]]
+                const auto n = ::send(strangers.back().get(), input.data(), input.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        }
+        const auto call = lab.ask("hv2", "hv1", "echo", "still there");
+        REQUIRE(lab.until([&] { return call->has_value(); }));
+        CHECK((*call)->ok());
+        CHECK(lab.until(
+            [&] {
+                for (const Fd& fd : strangers)
+                    if (!closed_by_other(fd.get())) return false;
+                return true;
+            },
+            5s));
+        CHECK(lab.up("hv1", "hv2"));
+        CHECK(lab.up("hv2", "hv1"));
+        lab.stop("hv2");
+        lab.start("hv2");
+        CHECK(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+    });
+}
