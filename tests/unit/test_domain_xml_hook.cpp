@@ -216,8 +216,8 @@ TEST_CASE("hook: guests and networks that are not ours do not meet bananad") {
 }
 
 TEST_CASE("hook: operations that are not ours do not even read stdin") {
-    CHECK(run_with("", "attach", no_socket, soon, "qemu", true).message == "");
-    CHECK(run_with("", "started", no_socket, soon, "network", true).message == "");
+    CHECK(run_with(ours, "attach", no_socket, soon, "qemu", true).message == "");
+    CHECK(run_with(port_xml, "started", no_socket, soon, "network", true).message == "");
 }
 
 TEST_CASE("hook: bananad that is not there is named with the way to start it") {

@@ -88,6 +88,7 @@ TEST_CASE("qmp commands: receive filters") {
     REQUIRE(filters->size() == 1);
     CHECK(filters->at(0).mac.text() == "52:54:00:12:34:56");
     CHECK(filters->at(0).promiscuous);
+    CHECK(filters->at(0).unicast_table.empty());
     CHECK(filters->at(0).multicast_table.at(0).text() == "33:33:00:00:00:01");
     to.answer = R"([{"name":"net0"}])";
     CHECK(query_rx_filter(to, "net0").error().message() == "QMP query-rx-filter net0: member 'main-mac' is missing");

@@ -112,6 +112,7 @@ TEST_CASE("qmp unix: a QEMU that is silent meets the deadline, and its late repl
     const auto next = transport->call("next");
     REQUIRE(next.ok());
     CHECK_FALSE(next->get("late").as_bool(true));
+    CHECK(transport->session().stray_replies() == 1);
     transport.reset();
 }
 
