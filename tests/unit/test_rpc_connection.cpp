@@ -285,6 +285,19 @@ TEST_CASE("rpc: input cut off inside a message is answered; a half-closed client
     CHECK(bare.until([&] { return bare.end.has_value(); }));
 }
 
+TEST_CASE("rpc: a half-closed client's request in service is still answered") {
+    Bare bare;
+    bare.listen();
+    bare.send(encode_request(1, "wait", Json::object({{"n", "1"}})));
+    REQUIRE(bare.until([&] { return bare.gates.size() == 1; }));
+    bare.socket.shutdown(asio::socket_base::shutdown_send);
+    REQUIRE(bare.until([&] { return !bare.served->is_open(); }));
+    CHECK_FALSE(bare.end.has_value());
+    bare.gates[0]->cancel();
+    CHECK(bare.until([&] { return bare.finished; }));
+    CHECK(bare.heard.find("\"result\"") != std::string::npos);
+}
+
 TEST_CASE("rpc: clients that do not read, do not end a line, or stay silent are closed") {
     Limits limits;
     limits.max_queued = 1 << 20;
