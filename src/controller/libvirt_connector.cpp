@@ -1,7 +1,7 @@
 // The connector: one thread that opens the connection, keeps watch over it, and opens it again.
 //
-// Why nothing is missed or seen twice: events are enrolled for before on_connected is posted, and count only from then on
-// (LibvirtConnection::live); whoever looks at all domains in on_connected has seen every earlier change.
+// Why nothing is missed or seen twice: events are enrolled for before on_connected is posted, and count only from then
+// on (LibvirtConnection::live); whoever looks at all domains in on_connected has seen every earlier change.
 #include <algorithm>
 
 #include "controller/libvirt_events.h"
@@ -58,8 +58,8 @@ void LibvirtCore::serve(const Connection& connection) {
     std::unique_lock lock(mutex_);
     if (!ended_ && !stopping_) {
         connection_ = connection;
-        outbox_.post([self = shared_from_this()] { self->went_up(); });
         *connection->live = true;
+        outbox_.post([self = shared_from_this()] { self->went_up(); });
         changed_.wait(lock, [this] { return stopping_ || ended_; });
         *connection->live = false;
         connection_.reset();

@@ -11,10 +11,8 @@
 // never held while libvirt is called.
 #pragma once
 
-#include <asio/post.hpp>
-#include <asio/redirect_error.hpp>
-#include <asio/steady_timer.hpp>
-#include <asio/use_awaitable.hpp>
+// The standard library before Asio: Asio 1.22 looks for a macro of it to choose its allocator, and two choices in one
+// program do not go together.
 #include <atomic>
 #include <condition_variable>
 #include <deque>
@@ -22,6 +20,11 @@
 #include <optional>
 #include <set>
 #include <utility>
+
+#include <asio/post.hpp>
+#include <asio/redirect_error.hpp>
+#include <asio/steady_timer.hpp>
+#include <asio/use_awaitable.hpp>
 
 #include "controller/libvirt.h"
 #include "controller/libvirt_handle.h"
@@ -53,11 +56,12 @@ struct LibvirtConnection {
     virConnectPtr get() const { return owner.get(); }
 
     ConnectionOwner owner;
-    // Between on_connected and on_disconnected: events count. Shared by the callbacks, which must not own the connection.
+    // Between on_connected and on_disconnected: events count. Shared by the callbacks, which must not own the
+    // connection.
     const std::shared_ptr<std::atomic<bool>> live = std::make_shared<std::atomic<bool>>(false);
     // What is registered; the connector's.
     std::vector<int> domain_events, qmp_events, network_events;
-    bool close_callback = false;
+    std::shared_ptr<void> closing;  // the close callback's argument
 };
 
 // A call as workers see it. `work` gets a null pointer when there is no connection any more.

@@ -69,13 +69,11 @@ Status LibvirtEvents::start_loop() {
 
 Status LibvirtEvents::enrol(const std::shared_ptr<LibvirtCore>& core, LibvirtConnection& connection) {
     const Listener listener{core, connection.live};
-    auto closing = std::make_unique<Listener>(listener);
-    if (virConnectRegisterCloseCallback(connection.get(), closed, closing.get(), forget) == 0) {
-        closing.release();
-        connection.close_callback = true;
-    } else if (!unsupported()) {
+    // Ours to free: a driver without such a callback takes it without an error, and forgets it.
+    connection.closing = std::make_shared<Listener>(listener);
+    if (virConnectRegisterCloseCallback(connection.get(), closed, connection.closing.get(), nullptr) < 0 &&
+        !unsupported())
         return last_error("register for the end of the connection");
-    }
     TRY(domain_events(listener, connection));
 
     auto qemu = std::make_unique<Listener>(listener);
@@ -115,16 +113,16 @@ void LibvirtEvents::withdraw(LibvirtConnection& connection) {
     for (int id : connection.qmp_events) virConnectDomainQemuMonitorEventDeregister(connection.get(), id);
     for (int id : connection.domain_events) virConnectDomainEventDeregisterAny(connection.get(), id);
     for (int id : connection.network_events) virConnectNetworkEventDeregisterAny(connection.get(), id);
-    if (connection.close_callback) virConnectUnregisterCloseCallback(connection.get(), closed);
+    virConnectUnregisterCloseCallback(connection.get(), closed);
 }
 
-// Posts call(core), to be dropped if the connection has ended when its turn comes.
+// Posts call(core), to be dropped if the connection is not up (not yet, or no longer) when its turn comes.
 template <class Call>
 void LibvirtEvents::report(void* opaque, Call call) {
     const auto& listener = *static_cast<Listener*>(opaque);
     if (!*listener.live) return;
     listener.core->outbox_.post([core = listener.core, live = listener.live, call = std::move(call)] {
-        if (*live) call(*core);
+        if (*live && core->up_) call(*core);
     });
 }
 

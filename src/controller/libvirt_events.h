@@ -1,9 +1,10 @@
-// LibvirtEvents: libvirt's callbacks of one connection, and the event loop that calls them. Nobody but the core includes
-// this.
+// LibvirtEvents: libvirt's callbacks of one connection, and the event loop that calls them. Nobody but the core
+// includes this.
 //
 // Concepts: every callback copies what it was given, posts it and returns. QMP events are asked for unfiltered, because
-// libvirtd would match a list of names by a regular expression for each event; what we do not want is dropped first thing.
-// Threading: register and deregister ask libvirtd, so they are the connector's. Callbacks come from the event loop.
+// libvirtd would match a list of names by a regular expression for each event; what we do not want is dropped first
+// thing. Threading: register and deregister ask libvirtd, so they are the connector's. Callbacks come from the event
+// loop.
 #pragma once
 
 #include "controller/libvirt_core.h"
