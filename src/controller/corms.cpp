@@ -44,15 +44,13 @@ Status Corms::load() {
 }
 
 void Corms::serve() {
-    auto& d = node_.dispatcher;
     using rpc::Context;
-    d.on("corm.create", [this](Context& c, Json p) -> Async<Json> { co_return co_await create(c, std::move(p)); });
-    d.on("corm.list", [this](Context&, Json) -> Async<Json> { co_return co_await list(); });
-    d.on("corm.show", [this](Context&, Json p) -> Async<Json> { co_return co_await show(std::move(p)); });
-    d.on("corm.delete", [this](Context& c, Json p) -> Async<Json> {
-        if (!c.is_control) co_return Error(Errc::refused, "corm.delete is for the Corm's own host");
-        co_return co_await remove(std::move(p));
-    });
+    auto& control = node_.control;
+    control.on("corm.create", [this](Context&, Json p) -> Async<Json> { co_return co_await create(std::move(p)); });
+    control.on("corm.list", [this](Context&, Json) -> Async<Json> { co_return co_await list(); });
+    control.on("corm.show", [this](Context&, Json p) -> Async<Json> { co_return co_await show(std::move(p)); });
+    control.on("corm.delete", [this](Context&, Json p) -> Async<Json> { co_return co_await remove(std::move(p)); });
+    auto& d = node_.dispatcher;
     d.on("corm.sync", [this](Context& c, Json p) -> Async<Json> { co_return co_await sync(c, std::move(p)); });
     d.on("corm.reserve", [this](Context& c, Json p) -> Async<Json> { co_return reserve(c, p); });
 }

@@ -46,7 +46,7 @@ public:
     std::function<std::vector<std::string>(const std::string& full)> local_spikes_of;
 
 private:
-    Async<Json> create(const rpc::Context& context, Json params);
+    Async<Json> create(Json params);
     Async<Json> remove(Json params);
     Async<Json> list();
     Async<Json> show(Json params);

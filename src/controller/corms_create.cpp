@@ -129,8 +129,7 @@ Status Corms::unbuild(const model::Corm& corm) {
     return node_.engine.realise(wiring::plan_corm_gone(corm));
 }
 
-Async<Json> Corms::create(const rpc::Context& context, Json params) {
-    if (!context.is_control) co_return Error(Errc::refused, "corm.create is for the Corm's own host");
+Async<Json> Corms::create(Json params) {
     CO_TRY_SET(model::Corm corm, corm_of_request(params));
     const bool move_addresses = params.get("move_addresses").as_bool();
     const std::string full = corm.full_name();

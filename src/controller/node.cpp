@@ -33,13 +33,11 @@ const std::vector<model::Format> built_formats{model::Format::native, model::For
 
 }  // namespace
 
-Node::Node(asio::io_context& io_context, Config configuration, wiring::Engine engine_, registry::Store store_,
-           rpc::Dispatcher dispatcher_)
+Node::Node(asio::io_context& io_context, Config configuration, wiring::Engine engine_, registry::Store store_)
     : io(io_context),
       config(std::move(configuration)),
       engine(std::move(engine_)),
       store(std::move(store_)),
-      dispatcher(dispatcher_),
       locks(io),
       prober(io),
       peers(io, peer_config(config, self().json()), dispatcher),

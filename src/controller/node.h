@@ -25,8 +25,7 @@ using Async = asio::awaitable<Result<T>>;
 
 class Node {
 public:
-    Node(asio::io_context& io_context, Config configuration, wiring::Engine engine_, registry::Store store_,
-         rpc::Dispatcher dispatcher_);
+    Node(asio::io_context& io_context, Config configuration, wiring::Engine engine_, registry::Store store_);
 
     model::Host self() const;
     Result<model::Host> host(const std::string& name) const;  // unreachable: a peer that is not up
@@ -42,7 +41,8 @@ public:
     Config config;
     wiring::Engine engine;
     registry::Store store;
-    rpc::Dispatcher dispatcher;
+    rpc::Dispatcher dispatcher;  // what peers, and this host itself, may call
+    rpc::Dispatcher control;     // what root on this host may call: the CLI, the hooks
     KeyLock locks;
     AsyncProber prober;
     peer::Peers peers;

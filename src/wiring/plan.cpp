@@ -27,7 +27,7 @@ using xconnect::PortKind;
 
 namespace {
 
-// Frames wait here while QEMU does not read: a paused or incoming guest's (facts: holding frames).
+// Frames for an incoming guest wait in its tap until QEMU reads; the device's own length is restored afterwards.
 constexpr uint32_t spike_queue_frames = 10000;
 
 template <class T>
@@ -191,13 +191,13 @@ Plan plan_spike(const Site& site, const model::Spike& spike) {
     if (spike.device.empty()) return plan;
     LinkWant device;
     device.name = spike.device;
-    if (spike.kind != model::SpikeKind::netdev) device.txqueuelen = spike_queue_frames;
+    const bool incoming = spike.state == model::SpikeState::incoming;
+    if (spike.kind != model::SpikeKind::netdev) device.txqueuelen = incoming ? spike_queue_frames : spike.old_txqueuelen;
     if (spike.kind == model::SpikeKind::macvtap) device.mtu = attachment.mtu;
     plan.links.push_back(std::move(device));
     plan.ports.push_back({spike.device, Direction::ingress, spike_policy(spike.mac, spike.allow_any_mac)});
     if (native) return plan;
     const std::string far = attachment.far_device();
-    const bool incoming = spike.state == model::SpikeState::incoming;
     // The first frame of an incoming guest is one of the signs that it runs.
     plan.entries.push_back({spike.device, Direction::ingress, far, Into::egress, attachment.half.epoch, incoming});
     plan.entries.push_back({far, Direction::ingress, spike.device, Into::egress, attachment.half.epoch, false});

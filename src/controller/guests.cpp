@@ -1,0 +1,317 @@
+#include "controller/guests.h"
+
+#include <fmt/format.h>
+
+#include "model/names.h"
+
+namespace banana::controller {
+
+using hooks::DomainFacts;
+using hooks::Interface;
+using hooks::SpikeMeta;
+using model::Spike;
+using model::SpikeKind;
+using model::SpikeState;
+
+Guests::Guests(Node& node, Corms& corms, Spikes& spikes, Handover& handover)
+    : node_(node), corms_(corms), spikes_(spikes), handover_(handover) {}
+
+void Guests::serve() {
+    using rpc::Context;
+    node_.control.on("hook.qemu",
+                     [this](Context&, Json p) -> Async<Json> { co_return co_await hook_qemu(std::move(p)); });
+    node_.control.on("hook.network",
+                     [this](Context&, Json p) -> Async<Json> { co_return co_await hook_network(std::move(p)); });
+    node_.dispatcher.on("spike.moved", [this](Context& c, Json p) -> Async<Json> {
+        // A hint for those who ask the home; nothing is decided by it.
+        CO_TRY_SET(const std::string name, p.string("name"));
+        if (model::name_home(name) != node_.config.host)
+            co_return Error(Errc::refused, "this host is not the home of " + printable(name, 80));
+        Json hint = Json::object({{"name", name}, {"host", caller(node_, c)}, {"epoch", p.get("epoch").as_int()}});
+        CO_TRY(node_.store.put("home", name, hint));
+        co_return Json::object();
+    });
+}
+
+Async<Json> Guests::hook_qemu(Json params) {
+    CO_TRY_SET(const std::string operation, params.string("operation"));
+    CO_TRY_SET(const Json domain, params.object_at("domain"));
+    CO_TRY_SET(const DomainFacts facts, DomainFacts::from_json(domain));
+    log::debug("hook qemu {} of domain {}", operation, facts.name);
+    if (operation == "migrate") {
+        CO_TRY(hooks::check(facts));
+        incoming_.insert(facts.uuid);
+    } else if (operation == "prepare") {
+        const bool incoming = incoming_.contains(facts.uuid);
+        const Status done = co_await prepare(facts, incoming);
+        if (!done) {
+            incoming_.erase(facts.uuid);
+            log::warning("domain {}: refused: {}", facts.name, done.error().message());
+            co_return done.error();
+        }
+    } else if (operation == "start") {
+        CO_TRY(co_await start(facts));
+    } else if (operation == "started") {
+        if (!incoming_.contains(facts.uuid)) settled(facts.uuid);
+    } else if (operation == "stopped" || operation == "release") {
+        // libvirt waits for the answer; the Corm's host may be slow to give its own.
+        node_.spawn(end(facts.uuid), "ending a guest");
+    } else if (operation == "reconnect") {
+        node_.spawn(adopt(facts), "adopting a guest");
+    }
+    co_return Json::object();
+}
+
+// ---- Who is an interface's Spike? ----
+
+Result<Spike> Guests::macvtap_of(const DomainFacts& facts, const Interface& interface, const SpikeMeta* meta) const {
+    const auto id = parse_hex32(interface.dev.substr(std::string(model::macvtap_prefix).size()));
+    const Spike* found = nullptr;
+    spikes_.table().each([&](const Spike& s) {
+        if (id && s.kind == SpikeKind::macvtap && s.id == *id) found = &s;
+    });
+    Spike spike;
+    if (found != nullptr) {
+        spike = *found;
+    } else {
+        // On a migration's destination the endpoint is known from the hints that its host wrote.
+        const bool hinted =
+            id && meta != nullptr && meta->uuid == facts.uuid && meta->name.find("/dev/") != std::string::npos;
+        if (!hinted)
+            return Error(Errc::not_found,
+                         fmt::format("interface {} of domain {}: host {} has no macvtap Spike on device {} "
+                                     "(banana spike create NAME --macvtap)",
+                                     interface.name, facts.name, node_.config.host, interface.dev));
+        spike.kind = SpikeKind::macvtap;
+        spike.id = *id;
+        spike.name = meta->name;
+        spike.key = meta->name;
+        spike.home = model::name_home(meta->name);
+        spike.device = model::lower_stub_device(*id);
+        spike.corm = meta->corm;
+    }
+    if (spike.corm.empty())
+        return Error(Errc::refused, fmt::format("Spike {} (device {}) has no Corm yet: banana connect {} CORM",
+                                                spike.name, interface.dev, spike.name));
+    if (corms_.by_name(spike.corm) == nullptr) {
+        TRY(corms_.resolve(spike.corm));
+    }
+    return spike;
+}
+
+Result<Spike> Guests::spike_of(const DomainFacts& facts, const Interface& interface) const {
+    const SpikeMeta* meta = facts.meta_of(interface);
+    // A clone carries its original's hints; they are not about it.
+    const bool own_hints = meta != nullptr && meta->uuid == facts.uuid;
+    TRY_SET(const Mac mac, Mac::parse(interface.mac).context("interface " + interface.name));
+    Spike spike;
+    if (interface.dev.rfind(model::macvtap_prefix, 0) == 0 && interface.network.empty()) {
+        TRY_SET(spike, macvtap_of(facts, interface, meta));
+    } else {
+        spike.key = model::guest_key(facts.uuid, mac);
+        if (const Spike* known = spikes_.table().find(spike.key)) spike = *known;
+        spike.kind = SpikeKind::tap;
+        const std::string short_name = interface.network.substr(std::string(model::network_prefix).size());
+        auto corm = corms_.resolve(short_name);
+        if (!corm) return corm.error().context(fmt::format("interface {} of domain {}", interface.name, facts.name));
+        spike.corm = corm->full_name();
+        if (spike.name.empty()) {
+            spike.home = own_hints && !meta->home.empty() ? meta->home : node_.config.host;
+            const std::string name = own_hints && !meta->name.empty()
+                                         ? meta->name
+                                         : model::spike_name(spike.home, facts.name, interface.name);
+            spike.name = spikes_.unique_name(name, spike.key, facts.uuid);
+        }
+    }
+    spike.mac = mac;
+    spike.domain = facts.name;
+    spike.uuid = facts.uuid;
+    spike.interface = interface.name;
+    if (meta != nullptr && !meta->wire.empty()) {
+        TRY_SET(spike.preference, model::parse_preference(meta->wire));
+    } else if (spike.kind == SpikeKind::tap) {
+        spike.preference = "auto";
+    }
+    if (meta != nullptr && meta->allow_any_mac) spike.allow_any_mac = *meta->allow_any_mac;
+    return spike;
+}
+
+Status Guests::check_interface(const Interface& interface, const Spike& spike) const {
+    const model::Corm* corm = corms_.by_name(spike.corm);
+    if (corm != nullptr && interface.mtu > corm->mtu)
+        return Error(Errc::invalid,
+                     fmt::format("interface {} of domain {}: its MTU {} is larger than that of Corm {}, {}",
+                                 interface.name, spike.domain, interface.mtu, spike.corm, corm->mtu));
+    if (corm != nullptr && interface.mtu == 0 && corm->mtu < 1500)
+        log::warning("domain {}, interface {}: Corm {} has MTU {}; <mtu size='{}'/> in the interface tells the guest",
+                     spike.domain, interface.name, spike.corm, corm->mtu, corm->mtu);
+    if (interface.bandwidth_outbound && node_.engine.crossconnect().mode() == xconnect::AttachMode::clsact)
+        return Error(Errc::unsupported,
+                     fmt::format("interface {} of domain {}: <bandwidth> with outbound needs the hook slot that this "
+                                 "kernel's cross-connect uses (tcx, Linux 6.6, removes the limit); remove <outbound>",
+                                 interface.name, spike.domain));
+    return {};
+}
+
+// ---- Starting ----
+
+Async<Json> Guests::obtain_grant(const Spike& spike) {
+    const std::string corm_host = model::corm_host(spike.corm);
+    Json params = Json::object({{"spike", spike.key}});
+    CO_TRY_SET(const Json owner, co_await node_.call(corm_host, "wire.owner", params));
+    const std::string host = owner.get("owner").as_string();
+    if (host.empty())
+        co_return Error(Errc::refused,
+                        fmt::format("Spike {} is wired nowhere, so nobody can grant it to host {}: was its "
+                                    "guest started without bananad?",
+                                    spike.name, node_.config.host));
+    const auto grant = co_await node_.call(host, "spike.grant", params);
+    if (!grant) co_return grant.error().context(fmt::format("grant of host {}", host));
+    co_return *grant;
+}
+
+Async<void> Guests::prepare_one(const DomainFacts& facts, const Interface& interface, bool incoming) {
+    CO_TRY_SET(Spike spike, spike_of(facts, interface));
+    CO_TRY(check_interface(interface, spike));
+    const auto guard = co_await spikes_.lock(spike.key);
+    const Spike* known = spikes_.table().find(spike.key);
+    if (known != nullptr && known->attachment) {
+        // A run whose end was not told.
+        CO_TRY(co_await spikes_.release(spike.key, false));
+        spike.attachment.reset();
+    }
+    if (spike.kind == SpikeKind::macvtap) {
+        const auto* corm = corms_.by_name(spike.corm);
+        CO_TRY(node_.engine.realise(wiring::plan_macvtap(spike, corm != nullptr ? corm->mtu : 0)));
+    }
+    Json grant;
+    if (incoming) {
+        CO_TRY_SET(grant, co_await obtain_grant(spike));
+    }
+    co_return co_await spikes_.build(spike, grant);
+}
+
+Async<void> Guests::prepare(const DomainFacts& facts, bool incoming) {
+    CO_TRY(hooks::check(facts));
+    std::vector<std::string> built;
+    for (const auto& interface : facts.interfaces) {
+        if (!hooks::is_banana(interface)) continue;
+        const Status done = co_await prepare_one(facts, interface, incoming);
+        if (done) continue;
+        // All of a guest's NICs or none: those that stand are given up.
+        for (const auto& spike : spikes_.of_domain(facts.uuid)) {
+            const auto guard = co_await spikes_.lock(spike.key);
+            (void)co_await spikes_.release(spike.key, spike.kind == SpikeKind::tap);
+        }
+        co_return done.error();
+    }
+    co_return Status();
+}
+
+Async<void> Guests::start(const DomainFacts& facts) {
+    for (const auto& interface : facts.interfaces) {
+        if (!hooks::is_banana(interface)) continue;
+        CO_TRY_SET(const Spike spike, spike_of(facts, interface));
+        const std::string device = spike.kind == SpikeKind::macvtap ? spike.device : interface.target;
+        if (device.empty())
+            co_return Error(
+                fmt::format("interface {} of domain {}: libvirt made no tap for it", interface.name, facts.name));
+        const auto guard = co_await spikes_.lock(spike.key);
+        CO_TRY(co_await spikes_.attach(spike.key, device));
+    }
+    co_return Status();
+}
+
+// ---- Ending ----
+
+asio::awaitable<void> Guests::end(std::string uuid) {
+    incoming_.erase(uuid);
+    for (const auto& spike : spikes_.of_domain(uuid)) {
+        const auto guard = co_await spikes_.lock(spike.key);
+        handover_.ended(spike.key);
+        const auto released = co_await spikes_.release(spike.key, spike.kind == SpikeKind::tap);
+        if (!released) log::error("{}", released.error().message());
+    }
+}
+
+asio::awaitable<void> Guests::unplugged(std::string key, std::string device) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* spike = spikes_.table().find(key);
+    // Its place may have been taken meanwhile, by a tap of the same guest's next start.
+    if (spike == nullptr || spike->kind != SpikeKind::tap || spike->device != device) co_return;
+    if (node_.engine.ifindex(device)) co_return;
+    handover_.ended(key);
+    const auto released = co_await spikes_.release(key, true);
+    if (!released) log::error("{}", released.error().message());
+}
+
+void Guests::link_deleted(const std::string& name) {
+    const Spike* spike = spikes_.by_device(name);
+    if (spike != nullptr && spike->kind == SpikeKind::tap) node_.spawn(unplugged(spike->key, name), "unplugging");
+}
+
+void Guests::stopped(const Domain& domain) { node_.spawn(end(domain.uuid), "ending a guest"); }
+
+// ---- Hotplug, and changes of Corm ----
+
+Async<Json> Guests::hook_network(Json params) {
+    CO_TRY_SET(const std::string operation, params.string("operation"));
+    if (operation != "port-created") co_return Json::object();
+    CO_TRY_SET(const Json port, params.object_at("port"));
+    CO_TRY_SET(const auto facts, hooks::NetworkPortFacts::from_json(port));
+    CO_TRY_SET(const Mac mac, Mac::parse(facts.mac));
+    CO_TRY_SET(const model::Corm corm,
+               corms_.resolve(facts.network.name.substr(std::string(model::network_prefix).size())));
+    const std::string key = model::guest_key(facts.owner_uuid, mac);
+    const Spike* known = spikes_.table().find(key);
+    if (known != nullptr && known->corm == corm.full_name() && known->state != SpikeState::unwired)
+        co_return Json::object();  // a start: `prepare` has built it
+    if (facts.bandwidth_outbound && node_.engine.crossconnect().mode() == xconnect::AttachMode::clsact)
+        co_return Error(Errc::unsupported, "<bandwidth> with outbound needs tcx (Linux 6.6) on a banana interface");
+    Json question = Json::object({{"spike", key}, {"corm", corm.full_name()}, {"mac", mac.text()}});
+    const auto answer = co_await node_.call(corm.host, "wire.check", question);
+    if (!answer) co_return answer.error().context("interface " + facts.mac + " of domain " + facts.owner_name);
+    co_return Json::object();  // the wire is made when the tap appears in the anchor
+}
+
+void Guests::link_set(const netlink::Link& link) {
+    if (link.master == 0 || link.kind != "tun") return;
+    const model::Corm* corm = nullptr;
+    for (const auto& known : corms_.all()) {
+        const auto anchor = node_.engine.ifindex(model::anchor_device(known.name));
+        if (anchor && *anchor == link.master) corm = corms_.by_short(known.name);
+    }
+    if (corm == nullptr) return;
+    const Spike* spike = spikes_.by_device(link.name);
+    if (spike != nullptr) {
+        if (spike->corm != corm->full_name() && spike->state == SpikeState::wired)
+            node_.spawn(change_corm(spike->key, corm->full_name()), "changing a Corm");
+        return;
+    }
+    // libvirt gives a tap the guest's MAC with first byte fe. A Spike that is built waits for its `start` hook.
+    bool expected = false;
+    spikes_.table().each([&](const Spike& s) {
+        const bool same = std::equal(s.mac.bytes.begin() + 1, s.mac.bytes.end(), link.mac.bytes.begin() + 1);
+        expected = expected || (same && s.corm == corm->full_name() &&
+                                (s.state == SpikeState::built || s.state == SpikeState::incoming));
+    });
+    if (!expected && node_.libvirt.connected()) node_.spawn(resync(), "looking for a hotplugged guest");
+}
+
+asio::awaitable<void> Guests::change_corm(std::string key, std::string corm) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->corm == corm || known->state != SpikeState::wired) co_return;
+    log::notice("Spike {}: its interface was moved from Corm {} to Corm {}", known->name, known->corm, corm);
+    const std::string device = known->device;
+    Spike spike = *known;
+    const auto released = co_await spikes_.release(key, false);
+    if (!released) log::error("{}", released.error().message());
+    spike.corm = corm;
+    Status wired = co_await spikes_.build(spike);
+    if (wired) wired = co_await spikes_.attach(key, device);
+    if (!wired) log::error("Spike {} on Corm {}: {}", spike.name, corm, wired.error().message());
+    settled(spike.uuid);
+}
+
+}  // namespace banana::controller

@@ -1,0 +1,69 @@
+// Guests: what libvirt does with domains, turned into what happens to Spikes.
+//
+// Concepts: a start comes by hooks: `prepare` builds the wires (and may refuse the start), `start` cross-connects the
+// taps, before QEMU runs. A migration's destination has `migrate` first: its Spikes are incoming, their wires standby
+// ones under a grant of the owner. A hotplug has no domain hook: the network's port is checked (and may be refused) by
+// `port-created`, and the wire is made when the tap appears in the Corm's anchor. An interface moved to another Corm is
+// a tap that changed anchors. The end comes by `stopped`, `release` or the tap's disappearance; all are the same.
+// What was missed (this daemon or libvirtd was down) is found by resync(), from libvirt's list of domains.
+//
+// A hook's answer never waits for libvirt. What libvirt is needed for (metadata, XML) runs by itself afterwards.
+// Methods served: hook.qemu, hook.network (control); spike.moved (peers).
+// Threading: the io_context's single thread.
+#pragma once
+
+#include <map>
+#include <set>
+
+#include "controller/handover.h"
+#include "controller/spikes.h"
+#include "libvirt-hooks/domain_xml.h"
+#include "libvirt-hooks/network_xml.h"
+#include "netlink/link.h"
+
+namespace banana::controller {
+
+class Guests {
+public:
+    Guests(Node& node, Corms& corms, Spikes& spikes, Handover& handover);
+    void serve();
+
+    // From the link monitor.
+    void link_set(const netlink::Link& link);
+    void link_deleted(const std::string& name);
+    // From libvirt.
+    void connected();
+    void device_added(const Domain& domain);
+    void stopped(const Domain& domain);
+    void metadata_changed(const Domain& domain);
+    // After a guest became this host's: its metadata is written, its tap's queue restored.
+    void settled(const std::string& uuid);
+
+private:
+    Async<Json> hook_qemu(Json params);
+    Async<Json> hook_network(Json params);
+    Async<void> prepare(const hooks::DomainFacts& facts, bool incoming);
+    Async<void> prepare_one(const hooks::DomainFacts& facts, const hooks::Interface& interface, bool incoming);
+    Async<void> start(const hooks::DomainFacts& facts);
+    asio::awaitable<void> end(std::string uuid);
+    asio::awaitable<void> adopt(hooks::DomainFacts facts);
+    asio::awaitable<void> resync();
+    asio::awaitable<void> look_at(std::string uuid);
+    asio::awaitable<void> change_corm(std::string key, std::string corm);
+    asio::awaitable<void> write_metadata(std::string uuid);
+    asio::awaitable<void> unplugged(std::string key, std::string device);
+
+    Result<model::Spike> spike_of(const hooks::DomainFacts& facts, const hooks::Interface& interface) const;
+    Result<model::Spike> macvtap_of(const hooks::DomainFacts& facts, const hooks::Interface& interface,
+                                    const hooks::SpikeMeta* meta) const;
+    Async<Json> obtain_grant(const model::Spike& spike);
+    Status check_interface(const hooks::Interface& interface, const model::Spike& spike) const;
+
+    Node& node_;
+    Corms& corms_;
+    Spikes& spikes_;
+    Handover& handover_;
+    std::set<std::string> incoming_;  // domain UUIDs between `migrate` and their first run here
+};
+
+}  // namespace banana::controller

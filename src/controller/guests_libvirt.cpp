@@ -1,0 +1,130 @@
+// What is done with libvirt's help, and so never within a hook's answer: finding guests that no hook told of, and the
+// hints in the domains' metadata.
+
+#include <fmt/format.h>
+#include <libvirt/libvirt.h>
+
+#include "controller/guests.h"
+#include "model/names.h"
+
+namespace banana::controller {
+
+using hooks::DomainFacts;
+using model::Spike;
+using model::SpikeKind;
+using model::SpikeState;
+
+namespace {
+constexpr int metadata_attempts = 8;
+constexpr milliseconds metadata_first_wait{100};
+}  // namespace
+
+void Guests::connected() { node_.spawn(resync(), "looking at all guests"); }
+
+void Guests::device_added(const Domain& domain) { node_.spawn(look_at(domain.uuid), "looking at a guest"); }
+
+void Guests::metadata_changed(const Domain& domain) { node_.spawn(look_at(domain.uuid), "looking at a guest"); }
+
+void Guests::settled(const std::string& uuid) {
+    incoming_.erase(uuid);
+    node_.spawn(write_metadata(uuid), "writing metadata");
+}
+
+asio::awaitable<void> Guests::resync() {
+    const auto domains = co_await node_.libvirt.domains();
+    if (!domains) {
+        log::warning("libvirt: {}", domains.error().message());
+        co_return;
+    }
+    std::set<std::string> active;
+    for (const auto& entry : *domains)
+        if (entry.state.active()) active.insert(entry.domain.uuid);
+    for (const auto& key : spikes_.table().keys()) {
+        const Spike* spike = spikes_.table().find(key);
+        if (spike == nullptr || !spike->is_guest() || spike->state == SpikeState::unwired) continue;
+        // A guest that is being started is not active yet; its hooks are under way.
+        if (active.contains(spike->uuid) || spike->state == SpikeState::built) continue;
+        log::notice("Spike {}: its domain {} is not running any more", spike->name, spike->domain);
+        co_await end(spike->uuid);
+    }
+    co_await handover_.resync();
+    for (const auto& uuid : active) co_await look_at(uuid);
+}
+
+asio::awaitable<void> Guests::look_at(std::string uuid) {
+    const auto xml = co_await node_.libvirt.domain_xml(uuid);
+    if (!xml) co_return;
+    auto facts = hooks::parse_domain(*xml);
+    if (!facts) {
+        log::warning("domain {}: {}", uuid, facts.error().message());
+        co_return;
+    }
+    if (facts->has_banana()) co_await adopt(std::move(*facts));
+}
+
+// Wires the interfaces of a running guest that are not: hotplugged ones, and those of guests that ran before us.
+asio::awaitable<void> Guests::adopt(DomainFacts facts) {
+    if (!facts.problem.empty()) log::warning("domain {}: {}", facts.name, facts.problem);
+    bool changed = false;
+    for (const auto& interface : facts.interfaces) {
+        if (!hooks::is_banana(interface) || interface.target.empty()) continue;
+        auto found = spike_of(facts, interface);
+        if (!found) {
+            log::error("{}", found.error().message());
+            continue;
+        }
+        Spike spike = std::move(*found);
+        const auto guard = co_await spikes_.lock(spike.key);
+        const Spike* known = spikes_.table().find(spike.key);
+        if (known != nullptr && known->state != SpikeState::unwired) continue;
+        const std::string device = spike.kind == SpikeKind::macvtap ? spike.device : interface.target;
+        spike.device.clear();
+        Status wired = check_interface(interface, spike);
+        if (wired) wired = co_await spikes_.build(spike);
+        if (wired) wired = co_await spikes_.attach(spike.key, device);
+        if (wired)
+            log::info("Spike {}: wired, device {}", spike.name, device);
+        else
+            log::error("Spike {}: {}", spike.name, wired.error().message());
+        changed = changed || wired;
+    }
+    if (changed) settled(facts.uuid);
+}
+
+asio::awaitable<void> Guests::write_metadata(std::string uuid) {
+    milliseconds wait = metadata_first_wait;
+    for (int attempt = 0; attempt < metadata_attempts; ++attempt, wait *= 2) {
+        const auto xml = co_await node_.libvirt.domain_xml(uuid);
+        if (!xml && xml.error().code() == Errc::not_found) co_return;
+        const auto facts = xml ? hooks::parse_domain(*xml) : Result<DomainFacts>(xml.error());
+        if (facts) {
+            std::vector<hooks::SpikeMeta> metas;
+            for (const auto& interface : facts->interfaces) {
+                const auto mac = Mac::parse(interface.mac);
+                if (!hooks::is_banana(interface) || !mac) continue;
+                const hooks::SpikeMeta* old = facts->meta_of(interface);
+                hooks::SpikeMeta meta = old != nullptr ? *old : hooks::SpikeMeta{};
+                meta.interface = interface.name;
+                for (const auto& spike : spikes_.of_domain(uuid)) {
+                    if (spike.mac != *mac || !spike.attachment) continue;
+                    meta.name = spike.name;
+                    meta.home = spike.home;
+                    meta.corm = spike.corm;
+                    meta.epoch = spike.attachment->half.epoch;
+                    meta.uuid = uuid;
+                    meta.mac = interface.mac;
+                }
+                metas.push_back(std::move(meta));
+            }
+            const std::string text = hooks::format_domain_metadata(metas);
+            if (text == hooks::format_domain_metadata(facts->spikes)) co_return;
+            const auto written = co_await node_.libvirt.set_metadata(uuid, text);
+            if (written || written.error().code() == Errc::not_found) co_return;
+            log::debug("domain {}: {}", uuid, written.error().message());
+        }
+        co_await node_.sleep(wait);  // a migration is under way, or libvirt is away
+    }
+    log::warning("domain {}: its metadata could not be written; hints for a later migration are missing", uuid);
+}
+
+}  // namespace banana::controller

@@ -1,0 +1,227 @@
+#include "controller/handover.h"
+
+#include <fmt/format.h>
+#include <libvirt/libvirt.h>
+
+#include "base/clock.h"
+
+namespace banana::controller {
+
+using model::Spike;
+using model::SpikeState;
+
+namespace {
+
+constexpr int64_t grant_life_s = 120;  // from the hook that asked to its use: seconds; the rest is clock skew
+constexpr milliseconds job_deadline{2000};
+constexpr milliseconds first_retry{50}, longest_retry{2000};
+constexpr milliseconds queue_drain{2000};
+constexpr size_t moments_kept = 32, records_kept = 256;
+
+}  // namespace
+
+Handover::Handover(Node& node, Spikes& spikes, migration::Grants& grants)
+    : node_(node), spikes_(spikes), grants_(grants) {}
+
+void Handover::serve() {
+    node_.dispatcher.on("spike.grant",
+                        [this](rpc::Context& c, Json p) -> Async<Json> { co_return co_await grant(c, std::move(p)); });
+    node_.control.on("migration.list", [this](rpc::Context&, Json p) -> Async<Json> {
+        Json list = Json::array();
+        const std::string wanted = p.get("spike").as_string();
+        for (const auto& [key, r] : records_) {
+            if (!wanted.empty() && wanted != r.spike) continue;
+            Json events = Json::array();
+            for (const auto& m : r.moments)
+                events.push(Json::object(
+                    {{"at_ms", static_cast<double>(m.at_ns - r.moments.front().at_ns) / 1e6}, {"what", m.what}}));
+            list.push(Json::object({{"spike", r.spike},
+                                    {"from", r.from},
+                                    {"to", r.to},
+                                    {"epoch", r.epoch},
+                                    {"phase", r.phase},
+                                    {"events", events}}));
+        }
+        co_return Json::object({{"migrations", list}});
+    });
+}
+
+Handover::Record& Handover::record(const Spike& spike, const std::string& from, const std::string& to) {
+    if (records_.size() >= records_kept && !records_.contains(spike.key)) records_.erase(records_.begin());
+    Record& r = records_[spike.key];
+    r = Record{spike.name, from, to, spike.attachment ? spike.attachment->half.epoch : 0, "", {}};
+    return r;
+}
+
+void Handover::note(const std::string& key, const std::string& phase, const std::string& what) {
+    const auto it = records_.find(key);
+    if (it == records_.end()) return;
+    it->second.phase = phase;
+    it->second.moments.push_back({monotonic_ns(), what});
+    if (it->second.moments.size() > moments_kept) it->second.moments.pop_front();
+}
+
+// The owner's word that `destination` may have the Spike: given only while libvirt migrates its domain away.
+Async<Json> Handover::grant(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const std::string key, params.string("spike"));
+    const std::string destination = caller(node_, context);
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || !known->attachment || known->state != SpikeState::wired)
+        co_return Error(Errc::refused,
+                        fmt::format("host {} does not have Spike {}", node_.config.host, printable(key, 80)));
+    const Spike spike = *known;
+    const auto job = co_await node_.libvirt.job(spike.uuid, job_deadline);
+    if (!job) co_return job.error().context(fmt::format("grant Spike {} to host {}", spike.name, destination));
+    if (!job->migration_out) {
+        log::warning("refused: host {} asks for Spike {}, which is host {}'s and is not being migrated", destination,
+                     spike.name, node_.config.host);
+        co_return Error(Errc::refused,
+                        fmt::format("Spike {} is host {}'s and its domain {} is not being migrated: host {} "
+                                    "cannot have it",
+                                    spike.name, node_.config.host, spike.domain, destination));
+    }
+    migration::Grant grant;
+    grant.spike = key;
+    grant.name = spike.name;
+    grant.owner = node_.config.host;
+    grant.owner_epoch = spike.attachment->half.epoch;
+    grant.destination = destination;
+    grant.corm = spike.corm;
+    grant.nonce = random_hex(16);
+    grant.expires = wall_ns() / 1'000'000'000 + grant_life_s;
+    CO_TRY_SET(const Json envelope, grants_.issue(grant));
+    outgoing_[key] = destination;
+    record(spike, node_.config.host, destination);
+    note(key, "granted", "granted to host " + destination);
+    log::info("Spike {}: granted to host {} (epoch {})", spike.name, destination, grant.owner_epoch);
+    co_return envelope;
+}
+
+void Handover::qmp_event(const Domain& domain, const std::string& name, const Json& data) {
+    std::string status;
+    if (name == "MIGRATION") status = data.get("status").as_string();
+    const bool stops = name == "STOP" || status == "pre-switchover" || status == "device";
+    const bool runs_here = name == "RESUME" || status == "failed" || status == "cancelled";
+    const bool arrived = name == "RESUME" || status == "completed";
+    for (const auto& spike : spikes_.of_domain(domain.uuid)) {
+        const std::string what = status.empty() ? name : name + " " + status;
+        if (spike.state == SpikeState::wired && stops && outgoing_.contains(spike.key)) {
+            note(spike.key, "stopping", what);
+            node_.spawn(leave(spike.key), "flipping a wire");
+        } else if (spike.state == SpikeState::leaving && runs_here) {
+            note(spike.key, "returning", what);
+            node_.spawn(come_back(spike.key, domain.uuid), "flipping a wire back");
+        } else if (spike.state == SpikeState::incoming && arrived) {
+            node_.spawn(activate(spike.key, what), "activating a wire");
+        }
+    }
+}
+
+void Handover::first_frame(const xconnect::FirstFrame& report) {
+    std::string found;
+    spikes_.table().each([&](const Spike& spike) {
+        if (spike.state != SpikeState::incoming || spike.device.empty() || !spike.attachment ||
+            spike.attachment->half.epoch != report.generation)
+            return;
+        const auto index = node_.engine.ifindex(spike.device);
+        if (index && *index == report.port.ifindex) found = spike.key;
+    });
+    if (!found.empty()) node_.spawn(activate(found, "first frame from the guest"), "activating a wire");
+}
+
+asio::awaitable<void> Handover::leave(std::string key) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->state != SpikeState::wired || !known->attachment) co_return;
+    Spike spike = *known;
+    Json params = Json::object({{"spike", key}, {"epoch", spike.attachment->half.epoch}});
+    const auto flipped = co_await node_.call(spike.attachment->corm_host, "wire.flip", params);
+    if (!flipped) {
+        log::warning("Spike {}: not handed over: {}", spike.name, flipped.error().message());
+        note(key, "failed", "flip: " + flipped.error().message());
+        if (flipped.error().code() == Errc::refused) outgoing_.erase(key);
+        co_return;
+    }
+    note(key, "flipped", "frames to the guest go to host " + outgoing_[key]);
+    if (spike.move(SpikeState::leaving)) (void)spikes_.save(spike);
+}
+
+asio::awaitable<void> Handover::come_back(std::string key, std::string uuid) {
+    const auto guard = co_await spikes_.lock(key);
+    // The source's word must be positive: its QEMU runs. A failed migration of a paused guest leaves it paused.
+    const auto state = co_await node_.libvirt.domain_state(uuid);
+    if (!state || !state->active()) co_return;
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->state != SpikeState::leaving) co_return;
+    Spike spike = *known;
+    for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
+        Json params = Json::object({{"spike", key}});
+        const auto back = co_await node_.call(spike.attachment->corm_host, "wire.back", params);
+        if (back || back.error().code() == Errc::refused) break;
+        log::warning("Spike {}: flip back: {}; trying again", spike.name, back.error().message());
+        co_await node_.sleep(wait);
+    }
+    outgoing_.erase(key);
+    note(key, "returned", "the guest runs on at the source");
+    log::notice("Spike {}: its guest runs on here ({}); frames come back", spike.name, state->text());
+    if (spike.move(SpikeState::wired)) (void)spikes_.save(spike);
+}
+
+asio::awaitable<void> Handover::activate(std::string key, std::string sign) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->state != SpikeState::incoming || !known->attachment) co_return;
+    Spike spike = *known;
+    record(spike, "", node_.config.host);
+    note(key, "activating", sign);
+    for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
+        Json params = Json::object({{"spike", key}, {"epoch", spike.attachment->half.epoch}});
+        const auto active = co_await node_.call(spike.attachment->corm_host, "wire.activate", params);
+        if (active) break;
+        log::warning("Spike {}: activate epoch {}: {}", spike.name, spike.attachment->half.epoch,
+                     active.error().message());
+        if (active.error().code() == Errc::refused || active.error().code() == Errc::not_found) {
+            note(key, "refused", active.error().message());
+            co_return;
+        }
+        co_await node_.sleep(wait);
+        known = spikes_.table().find(key);
+        if (known == nullptr || known->state != SpikeState::incoming) co_return;
+    }
+    if (spike.move(SpikeState::wired)) (void)spikes_.save(spike);
+    note(key, "active", fmt::format("epoch {} is active", spike.attachment->half.epoch));
+    log::info("Spike {}: active on this host, epoch {} ({})", spike.name, spike.attachment->half.epoch, sign);
+    node_.spawn(restore_queue(key), "restoring a tap's queue");
+    if (on_active) on_active(spike.uuid);
+}
+
+// A shorter queue throws away what is in it: QEMU gets the time to read first.
+asio::awaitable<void> Handover::restore_queue(std::string key) {
+    co_await node_.sleep(queue_drain);
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* spike = spikes_.table().find(key);
+    if (spike == nullptr || spike->state != SpikeState::wired) co_return;
+    if (const Status done = node_.engine.realise(wiring::plan_spike(node_.site(), *spike)); !done)
+        log::warning("Spike {}: {}", spike->name, done.error().message());
+}
+
+asio::awaitable<void> Handover::resync() {
+    for (const auto& key : spikes_.table().keys()) {
+        const Spike* known = spikes_.table().find(key);
+        if (known == nullptr || !known->is_guest()) continue;
+        if (known->state != SpikeState::leaving && known->state != SpikeState::incoming) continue;
+        const Spike spike = *known;
+        const auto state = co_await node_.libvirt.domain_state(spike.uuid);
+        if (!state) continue;
+        const bool runs = state->state == VIR_DOMAIN_RUNNING;
+        if (spike.state == SpikeState::leaving && runs) co_await come_back(key, spike.uuid);
+        if (spike.state == SpikeState::incoming && runs) co_await activate(key, "libvirt says that the guest runs");
+    }
+}
+
+void Handover::ended(const std::string& key) {
+    if (outgoing_.erase(key) != 0) note(key, "gone", "released at the source");
+}
+
+}  // namespace banana::controller

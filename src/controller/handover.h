@@ -1,0 +1,62 @@
+// Handover: the moments of a live migration, at its source and at its destination (design §6).
+//
+// Concepts:
+//   source       a Spike whose owner granted it to another host is *outgoing*. Its QEMU's STOP, or MIGRATION
+//                pre-switchover or device (a paused guest has no STOP), flips the wire: from then on frames to the
+//                guest wait in the destination's tap. If the guest runs again here (RESUME, and libvirt says so when
+//                asked), the wire is flipped back.
+//   destination  RESUME, MIGRATION completed or the guest's first frame activates the new epoch; the Corm's host then
+//                lets in nothing else. The source's end of the wire being closed does the same, at the Corm's host.
+// After events were lost (a reconnect), the states are queried. Flips and activations are repeated until the Corm's
+// host has answered, as long as they still mean something. A short history of each migration is kept for `banana
+// migration show`. Threading: the io_context's single thread.
+#pragma once
+
+#include <deque>
+#include <functional>
+#include <map>
+
+#include "controller/spikes.h"
+
+namespace banana::controller {
+
+class Handover {
+public:
+    Handover(Node& node, Spikes& spikes, migration::Grants& grants);
+    void serve();
+
+    void qmp_event(const Domain& domain, const std::string& name, const Json& data);
+    void first_frame(const xconnect::FirstFrame& report);
+    asio::awaitable<void> resync();      // after libvirt's events were lost
+    void ended(const std::string& key);  // the Spike was released here
+
+    // A guest became this host's.
+    std::function<void(const std::string& uuid)> on_active;
+
+private:
+    struct Moment {
+        int64_t at_ns;
+        std::string what;
+    };
+    struct Record {
+        std::string spike, from, to;
+        uint64_t epoch = 0;
+        std::string phase;
+        std::deque<Moment> moments;
+    };
+    Async<Json> grant(const rpc::Context& context, Json params);
+    asio::awaitable<void> leave(std::string key);
+    asio::awaitable<void> come_back(std::string key, std::string uuid);
+    asio::awaitable<void> activate(std::string key, std::string sign);
+    asio::awaitable<void> restore_queue(std::string key);
+    Record& record(const model::Spike& spike, const std::string& from, const std::string& to);
+    void note(const std::string& key, const std::string& phase, const std::string& what);
+
+    Node& node_;
+    Spikes& spikes_;
+    migration::Grants& grants_;
+    std::map<std::string, std::string> outgoing_;  // Spike key -> destination it was granted to
+    std::map<std::string, Record> records_;        // by key; the latest of each
+};
+
+}  // namespace banana::controller

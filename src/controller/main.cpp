@@ -1,0 +1,33 @@
+// bananad: the endpoint controller of one host.
+
+#include <cstdio>
+#include <variant>
+
+#include "base/log.h"
+#include "controller/daemon.h"
+
+using namespace banana;
+
+int main(int argc, char** argv) {
+    const auto parsed = controller::parse_options(argc, argv);
+    if (const auto* exit = std::get_if<controller::Exit>(&parsed)) {
+        std::fputs(exit->out.c_str(), stdout);
+        std::fputs(exit->error.c_str(), stderr);
+        return exit->code;
+    }
+    const auto& options = std::get<controller::Options>(parsed);
+    auto config = controller::Config::load(options.config);
+    if (!config) {
+        log::error("{}", config.error().message());
+        return 2;
+    }
+    if (options.check_config) return 0;
+    log::set_level(config->log_level);
+    controller::Daemon daemon(std::move(*config), options);
+    if (const Status started = daemon.start(); !started) {
+        log::error("{}", started.error().message());
+        return 1;
+    }
+    daemon.run();
+    return 0;
+}

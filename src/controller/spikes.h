@@ -1,0 +1,67 @@
+// Spikes: the guest's side. What this host has built for the endpoints that are here, or on their way here or away.
+//
+// Concepts: a Spike goes through build (wire to the Corm's host, probed, its device not needed yet), attach (its device
+// in the cross-connect) and release. Each can be repeated and continued: what stands already is left as it is. Who may
+// have the Spike is not decided here but by the Corm's host (wires.h), which is asked by method, also when it is this
+// host. A release that the Corm's host cannot be told of is remembered and told when it is back.
+// Methods served: spike.*, connect, disconnect (control), in spikes_control.cpp.
+// Threading: the io_context's single thread; one coroutine at a time for each Spike.
+#pragma once
+
+#include "controller/corms.h"
+#include "controller/wires.h"
+#include "model/spike.h"
+
+namespace banana::controller {
+
+class Spikes {
+public:
+    Spikes(Node& node, Corms& corms, Wires& wires);
+
+    Status load();
+    void serve();
+    wiring::Plan plan() const;
+    void peer_up(const std::string& peer);  // tells it what could not be told
+    asio::awaitable<void> settle();  // after start: gives up what a crash left half done, wires what lost its wire
+
+    const registry::Table<model::Spike>& table() const { return table_; }
+    const model::Spike* by_name(const std::string& name) const;
+    const model::Spike* by_device(const std::string& device) const;
+    std::vector<model::Spike> of_domain(const std::string& uuid) const;
+    std::vector<std::string> names_on(const std::string& corm) const;
+    Status save(const model::Spike& spike);
+
+    // Builds the Spike's wire; `spike` says who it is (all but state and attachment). With a grant: a standby wire of
+    // an incoming guest. The caller holds the Spike's lock.
+    Async<void> build(model::Spike spike, Json grant = {});
+    // Its device is there: cross-connects it. The caller holds the lock.
+    Async<void> attach(std::string key, std::string device);
+    // The wire is given up on both sides. `forget`: the record goes as well. The caller holds the lock.
+    Async<void> release(std::string key, bool forget);
+    asio::awaitable<KeyLock::Guard> lock(const std::string& key) { return node_.locks.acquire("spike:" + key); }
+
+    // The full path of a new name, with the suffix that makes it unique (design §1).
+    std::string unique_name(const std::string& name, const std::string& key, const std::string& uuid) const;
+
+private:
+    Async<Json> create(Json params);
+    Async<Json> adopt(Json params);
+    Async<Json> remove(Json params);
+    Async<Json> connect(Json params);
+    Async<Json> disconnect(Json params);
+    Result<model::Spike> new_netdev(const Json& params, model::SpikeKind kind) const;
+
+    Async<model::Attachment> ask(const model::Spike& spike, const Json& grant);
+    Async<void> probe(model::Spike spike);
+    Async<void> close_at_corm(model::Spike spike);
+    Async<void> build_once(model::Spike spike, Json grant);
+
+    Node& node_;
+    Corms& corms_;
+    Wires& wires_;
+    Status erase(const std::string& key);
+    registry::Table<model::Spike> table_;  // by key
+    std::map<std::string, std::string> by_device_;  // device -> key, derived from the table
+};
+
+}  // namespace banana::controller

@@ -1,0 +1,214 @@
+// What an administrator does to Spikes: macvtap endpoints, adopted netdevs, connecting and disconnecting by hand.
+
+#include <fmt/format.h>
+
+#include "controller/spikes.h"
+#include "model/names.h"
+#include "netlink/link.h"
+
+namespace banana::controller {
+
+using model::Spike;
+using model::SpikeKind;
+using model::SpikeState;
+
+namespace {
+
+Mac random_mac() {
+    Mac mac{{0x52, 0x54, 0x00, 0, 0, 0}};  // QEMU's and libvirt's locally administered prefix
+    random_bytes(std::span<uint8_t>(mac.bytes).subspan(3));
+    return mac;
+}
+
+Json spike_json(const Spike& spike) {
+    Json out = spike.json();
+    out.set("wire", spike.preference);
+    out.set("format", spike.attachment ? model::format_name(spike.attachment->half.format) : "");
+    out.set("epoch", spike.attachment ? spike.attachment->half.epoch : uint64_t{0});
+    if (spike.kind == SpikeKind::macvtap) {
+        out.set("device", model::lower_device(spike.id));
+        out.set("xml", fmt::format("<interface type='direct'><mac address='{}'/><source dev='{}' mode='passthrough'/>"
+                                   "<model type='virtio'/></interface>",
+                                   spike.mac.text(), model::lower_device(spike.id)));
+    }
+    return out;
+}
+
+}  // namespace
+
+void Spikes::serve() {
+    using rpc::Context;
+    auto& d = node_.control;
+    d.on("spike.list", [this](Context&, Json) -> Async<Json> {
+        Json spikes = Json::array();
+        table_.each([&](const Spike& spike) { spikes.push(spike_json(spike)); });
+        co_return Json::object({{"spikes", spikes}});
+    });
+    d.on("spike.show", [this](Context&, Json p) -> Async<Json> {
+        CO_TRY_SET(const std::string name, p.string("name"));
+        const Spike* spike = by_name(name);
+        if (spike == nullptr) spike = by_name(model::netdev_spike_name(node_.config.host, name));
+        if (spike == nullptr)
+            co_return Error(Errc::not_found, fmt::format("host {} has no Spike '{}' (banana spike list)",
+                                                         node_.config.host, printable(name, 80)));
+        co_return spike_json(*spike);
+    });
+    d.on("spike.create", [this](Context&, Json p) -> Async<Json> { co_return co_await create(std::move(p)); });
+    d.on("spike.adopt", [this](Context&, Json p) -> Async<Json> { co_return co_await adopt(std::move(p)); });
+    d.on("spike.delete", [this](Context&, Json p) -> Async<Json> { co_return co_await remove(std::move(p)); });
+    d.on("connect", [this](Context&, Json p) -> Async<Json> { co_return co_await connect(std::move(p)); });
+    d.on("disconnect", [this](Context&, Json p) -> Async<Json> { co_return co_await disconnect(std::move(p)); });
+}
+
+Result<Spike> Spikes::new_netdev(const Json& params, SpikeKind kind) const {
+    TRY_SET(const std::string label, params.string("name"));
+    TRY(model::check_label(label));
+    Spike spike;
+    spike.kind = kind;
+    spike.home = node_.config.host;
+    spike.name = model::netdev_spike_name(spike.home, label);
+    spike.key = model::netdev_key(spike.home, label);
+    spike.id = random_u32();
+    spike.allow_any_mac = params.get("allow_any_mac").as_bool();
+    if (table_.find(spike.key) != nullptr || by_name(spike.name) != nullptr)
+        return Error(Errc::exists, "there is a Spike " + spike.name + " already");
+    if (params.has("mac") && !params.get("mac").as_string().empty()) {
+        TRY_SET(spike.mac, Mac::parse(params.get("mac").as_string()));
+        if (spike.mac.is_multicast())
+            return Error(Errc::invalid, fmt::format("MAC {} is a multicast address", spike.mac.text()));
+    }
+    return spike;
+}
+
+Async<Json> Spikes::create(Json params) {
+    CO_TRY_SET(Spike spike, new_netdev(params, SpikeKind::macvtap));
+    if (params.get("kind").as_string() != "macvtap") co_return Error(Errc::invalid, "member 'kind' must be 'macvtap'");
+    if (spike.mac == Mac{}) spike.mac = random_mac();
+    spike.device = model::lower_stub_device(spike.id);
+    const auto guard = co_await lock(spike.key);
+    CO_TRY(save(spike));
+    if (const Status made = node_.engine.realise(wiring::plan_macvtap(spike, 0)); !made) {
+        (void)erase(spike.key);
+        co_return made.error().context("create Spike " + spike.name);
+    }
+    log::info("Spike {}: created (macvtap on {})", spike.name, model::lower_device(spike.id));
+    co_return spike_json(spike);
+}
+
+Async<Json> Spikes::adopt(Json params) {
+    CO_TRY_SET(Spike spike, new_netdev(params, SpikeKind::netdev));
+    CO_TRY_SET(spike.device, params.string("device"));
+    CO_TRY(model::check_device_name(spike.device));
+    const auto link = netlink::link(node_.engine.socket(), spike.device);
+    if (!link && link.error().code() == Errc::not_found)
+        co_return Error(Errc::not_found, fmt::format("host {} has no device {}", node_.config.host, spike.device));
+    if (!link) co_return link.error();
+    if (const Spike* other = by_device(spike.device))
+        co_return Error(Errc::exists, fmt::format("device {} is Spike {} already", spike.device, other->name));
+    if (model::is_own_device(spike.device) || link->kind == "bridge" || link->loopback || link->master != 0)
+        co_return Error(Errc::refused, fmt::format("device {} cannot be adopted: it is {}", spike.device,
+                                                   link->master != 0        ? "a port of another device"
+                                                   : link->loopback         ? "the loopback device"
+                                                   : link->kind == "bridge" ? "a bridge"
+                                                                            : "Banana's own"));
+    if (spike.mac == Mac{}) {
+        // A veth's other end is what will speak; its address is not ours to see. Any source is taken then.
+        spike.mac = link->mac;
+        spike.allow_any_mac = true;
+    }
+    const auto guard = co_await lock(spike.key);
+    CO_TRY(save(spike));
+    log::info("Spike {}: adopted device {}", spike.name, spike.device);
+    co_return spike_json(spike);
+}
+
+Async<Json> Spikes::remove(Json params) {
+    CO_TRY_SET(const std::string name, params.string("name"));
+    const Spike* known = by_name(name);
+    if (known == nullptr) known = by_name(model::netdev_spike_name(node_.config.host, name));
+    if (known == nullptr) co_return Error(Errc::not_found, "there is no Spike " + printable(name, 80));
+    const std::string key = known->key;
+    const auto guard = co_await lock(key);
+    const Spike* now = table_.find(key);
+    if (now == nullptr) co_return Json::object();
+    if (now->kind == SpikeKind::tap)
+        co_return Error(Errc::refused,
+                        fmt::format("Spike {} is a guest's: it goes with the guest's interface", now->name));
+    if (now->state != SpikeState::unwired)
+        co_return Error(Errc::refused,
+                        fmt::format("Spike {} is wired to Corm {}; banana disconnect it, or shut its guest "
+                                    "down, first",
+                                    now->name, now->corm));
+    const Spike spike = *now;
+    if (spike.kind == SpikeKind::macvtap) CO_TRY(node_.engine.realise(wiring::plan_macvtap_gone(spike)));
+    if (spike.attachment) CO_TRY(co_await release(key, false));
+    CO_TRY(erase(key));
+    co_return Json::object();
+}
+
+Async<Json> Spikes::connect(Json params) {
+    CO_TRY_SET(const std::string name, params.string("spike"));
+    CO_TRY_SET(const std::string corm_name, params.string("corm"));
+    CO_TRY_SET(const model::Corm corm, corms_.resolve(corm_name));
+    CO_TRY_SET(const std::string preference, model::parse_preference(params.get("wire").as_string()));
+    const Spike* known = by_name(name);
+    if (known == nullptr) known = by_name(model::netdev_spike_name(node_.config.host, name));
+    if (known == nullptr)
+        co_return Error(Errc::not_found, fmt::format("there is no Spike '{}' on host {} (banana spike list)",
+                                                     printable(name, 80), node_.config.host));
+    const std::string key = known->key;
+    const auto guard = co_await lock(key);
+    known = table_.find(key);
+    if (known == nullptr) co_return Error(Errc::not_found, "Spike " + name + " is gone");
+    Spike spike = *known;
+    if (spike.kind == SpikeKind::tap)
+        co_return Error(Errc::refused,
+                        fmt::format("Spike {} is a guest's tap: its Corm is that of its libvirt network (virsh "
+                                    "update-device), its wire that of its metadata",
+                                    spike.name));
+    spike.corm = corm.full_name();
+    spike.preference = preference;
+    if (spike.kind == SpikeKind::macvtap && !spike.is_guest()) {
+        // Its guest is not running: the wire is built when it starts.
+        CO_TRY(save(spike));
+        co_return spike_json(spike);
+    }
+    if (spike.state != SpikeState::unwired)
+        co_return Error(Errc::exists, fmt::format("Spike {} is wired to Corm {} already; banana disconnect it first",
+                                                  spike.name, known->corm));
+    CO_TRY(co_await build(spike));
+    const Status attached = co_await attach(key, spike.device);
+    if (!attached) {
+        (void)co_await release(key, false);
+        co_return attached.error();
+    }
+    co_return spike_json(*table_.find(key));
+}
+
+Async<Json> Spikes::disconnect(Json params) {
+    CO_TRY_SET(const std::string name, params.string("spike"));
+    const Spike* known = by_name(name);
+    if (known == nullptr) known = by_name(model::netdev_spike_name(node_.config.host, name));
+    if (known == nullptr) {
+        // The Corm's side of a wire whose Spike's host is gone for good.
+        const auto* wire = wires_.by_name(name);
+        if (wire == nullptr) co_return Error(Errc::not_found, "there is no Spike " + printable(name, 80));
+        if (node_.peers.is_up(wire->owner()))
+            co_return Error(
+                Errc::refused,
+                fmt::format("Spike {} is on host {}, which is connected: disconnect it there", name, wire->owner()));
+        log::warning("Spike {}: disconnected by hand; host {} is not connected", name, wire->owner());
+        CO_TRY(co_await wires_.evict(wire->spike));
+        co_return Json::object();
+    }
+    const std::string key = known->key;
+    const auto guard = co_await lock(key);
+    known = table_.find(key);
+    if (known != nullptr && known->kind != SpikeKind::netdev && known->state != SpikeState::unwired)
+        co_return Error(Errc::refused,
+                        fmt::format("Spike {} is a running guest's: detach its interface by virsh", name));
+    CO_TRY(co_await release(key, false));
+    co_return Json::object();
+}
+
+}  // namespace banana::controller

@@ -1,0 +1,295 @@
+#include "controller/views.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <fstream>
+
+#include "base/clock.h"
+#include "model/names.h"
+
+namespace banana::controller {
+
+using model::Format;
+using model::Phase;
+using model::Spike;
+using model::SpikeState;
+using model::Wire;
+using wiring::Direction;
+
+namespace {
+
+constexpr size_t ethernet_header = 14;
+// RFC 7348 section 5: inner Ethernet, VXLAN and UDP headers, and the outer IP header.
+constexpr uint32_t vxlan_overhead_v4 = 50, vxlan_overhead_v6 = 70;
+
+bool bridge_nf_call() {
+    std::ifstream file("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    int value = 0;
+    return (file >> value) && value != 0;
+}
+
+Json check(const char* name, bool ok, const std::string& text, const std::string& advice) {
+    return Json::object({{"name", name}, {"ok", ok}, {"text", text}, {"advice", ok ? "" : advice}});
+}
+
+Json count_json(const xconnect::Count& count) {
+    return Json::object({{"frames", count.frames}, {"bytes", count.bytes}});
+}
+
+}  // namespace
+
+Views::Views(Node& node, Corms& corms, Wires& wires, Spikes& spikes, migration::Grants& grants, Options options)
+    : node_(node), corms_(corms), wires_(wires), spikes_(spikes), grants_(grants), options_(std::move(options)) {}
+
+void Views::serve() {
+    using rpc::Context;
+    auto& d = node_.control;
+    d.on("status", [this](Context&, Json) -> Async<Json> { co_return status(); });
+    d.on("wire.list", [this](Context&, Json) -> Async<Json> { co_return wire_list(); });
+    d.on("wire.show", [this](Context&, Json p) -> Async<Json> {
+        CO_TRY_SET(const std::string name, p.string("name"));
+        co_return wire_show(name);
+    });
+    d.on("wire.probe", [this](Context&, Json p) -> Async<Json> { co_return co_await probe(std::move(p)); });
+    d.on("peer.list", [this](Context&, Json) -> Async<Json> {
+        Json out = Json::object();
+        out.set("peers", node_.peers.status());
+        co_return out;
+    });
+    d.on("doctor", [this](Context&, Json) -> Async<Json> { co_return doctor(); });
+    d.on("reload", [this](Context&, Json) -> Async<Json> { co_return reload(); });
+}
+
+std::vector<std::string> Views::warnings() const {
+    std::vector<std::string> out;
+    if (bridge_nf_call())
+        out.emplace_back(
+            "bridge-nf-call-iptables is 1: frames through this host's bridges pass iptables, which costs 10 % and "
+            "lets a FORWARD DROP cut them (sysctl net.bridge.bridge-nf-call-iptables=0)");
+    for (const auto& [corm, text] : corms_.conflicts()) out.push_back(text);
+    for (const auto& corm : corms_.all())
+        if (const auto text = corms_.network_problem(corm.full_name()); !text.empty()) out.push_back(text);
+    return out;
+}
+
+Json Views::status() {
+    size_t wired = 0, spikes = spikes_.table().size();
+    wires_.table().each([&](const Wire& wire) { wired += wire.phase != Phase::idle ? 1 : 0; });
+    const Json libvirt = Json::object({{"uri", node_.config.libvirt_uri},
+                                       {"state", !node_.libvirt.used()       ? "not used"
+                                                 : node_.libvirt.connected() ? "connected"
+                                                                             : "not connected"},
+                                       {"error", node_.libvirt.problem()}});
+    Json out = Json::object({{"host", node_.config.host},
+                             {"site", node_.config.site},
+                             {"version", BANANA_VERSION},
+                             {"pid", static_cast<int64_t>(getpid())},
+                             {"uptime_s", (monotonic_ns() - node_.started_ns) / 1'000'000'000},
+                             {"underlay", node_.config.underlay.text()},
+                             {"corms", static_cast<int64_t>(corms_.all().size())},
+                             {"spikes", static_cast<int64_t>(spikes)},
+                             {"wires", static_cast<int64_t>(wired)}});
+    out.set("crossconnect", node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx ? "tcx" : "clsact");
+    out.set("libvirt", libvirt);
+    out.set("peers", node_.peers.status());
+    out.set("warnings", Json::array(warnings()));
+    return out;
+}
+
+Json Views::json_of(const Wire& wire) const {
+    const model::Half* half = wire.current();
+    const auto* corm = corms_.by_name(wire.corm);
+    Json out = Json::object({{"name", wire.name},
+                             {"spike", wire.spike},
+                             {"corm", wire.corm},
+                             {"phase", model::phase_name(wire.phase)},
+                             {"mac", wire.mac.text()},
+                             {"corm_host", node_.config.host},
+                             {"port", model::port_device(wire.port)},
+                             {"mtu", corm != nullptr ? corm->mtu : 0U},
+                             {"role", "corm"}});
+    if (half != nullptr) {
+        out.set("format", model::format_name(half->format));
+        out.set("why", half->why);
+        out.set("epoch", half->epoch);
+        out.set("connector", half->format == Format::native ? "" : hex32(half->connector));
+        out.set("spike_host", half->host);
+        out.set("device", half->format == Format::native ? half->device : model::wire_device(half->connector));
+    }
+    if (wire.standby) out.set("standby", wire.standby->json());
+    return out;
+}
+
+Json Views::json_of(const Spike& spike) const {
+    const auto& a = *spike.attachment;
+    return Json::object({{"name", spike.name},
+                         {"spike", spike.key},
+                         {"corm", spike.corm},
+                         {"format", model::format_name(a.half.format)},
+                         {"why", a.half.why},
+                         {"phase", model::spike_state_name(spike.state)},
+                         {"epoch", a.half.epoch},
+                         {"connector", a.half.format == Format::native ? "" : hex32(a.half.connector)},
+                         {"mac", spike.mac.text()},
+                         {"spike_host", node_.config.host},
+                         {"corm_host", a.corm_host},
+                         {"port", spike.device},
+                         {"device", a.half.format == Format::native ? "" : a.far_device()},
+                         {"mtu", a.mtu},
+                         {"role", "spike"}});
+}
+
+Json Views::wire_list() {
+    Json list = Json::array();
+    wires_.table().each([&](const Wire& wire) {
+        if (wire.phase == Phase::idle) return;
+        Json one = json_of(wire);
+        const Spike* here = spikes_.table().find(wire.spike);
+        if (here != nullptr && here->attachment && here->state != SpikeState::unwired) one.set("role", "both");
+        list.push(one);
+    });
+    spikes_.table().each([&](const Spike& spike) {
+        const bool elsewhere = spike.attachment && spike.attachment->corm_host != node_.config.host;
+        if (elsewhere && spike.state != SpikeState::unwired) list.push(json_of(spike));
+    });
+    return Json::object({{"wires", list}});
+}
+
+Json Views::port_counters(const std::string& port, const std::string& device, Direction direction) {
+    Json out = Json::object({{"port", port}, {"device", device}, {"direction", xconnect::direction_name(direction)}});
+    const auto counters = node_.engine.counters(device, direction);
+    if (!counters) {
+        out.set("error", counters.error().message());
+        return out;
+    }
+    out.set("frames", counters->passed.frames);
+    out.set("bytes", counters->passed.bytes);
+    Json drops = Json::object();
+    for (size_t i = 0; i < XC_DROP_REASONS; ++i)
+        if (counters->drops[i].frames != 0)
+            drops.set(xconnect::drop_reason_name(static_cast<xc_drop>(i)), count_json(counters->drops[i]));
+    out.set("drops", drops);
+    return out;
+}
+
+Json Views::underlay_of(Format format, const IpAddress& remote, uint32_t mtu) const {
+    const model::Host self = node_.self();
+    Json out = Json::object(
+        {{"local", self.underlay.text()}, {"remote", remote.text()}, {"mtu", self.underlay_mtu}, {"cost", ""}});
+    if (format != Format::vxlan || self.underlay_mtu == 0) return out;
+    const uint32_t needed = mtu + (remote.size() == 4 ? vxlan_overhead_v4 : vxlan_overhead_v6);
+    out.set("cost",
+            needed <= self.underlay_mtu
+                ? std::string("none: full-size frames fit")
+                : fmt::format("full-size frames need {} B on the underlay, which has {}: they go as two IP fragments; "
+                              "a larger underlay MTU, or a smaller Corm MTU, avoids that",
+                              needed, self.underlay_mtu));
+    return out;
+}
+
+Result<Json> Views::wire_show(const std::string& name) {
+    Json out, ports = Json::array();
+    const Wire* wire = wires_.by_name(name);
+    const Spike* spike = spikes_.by_name(name);
+    if (wire == nullptr && spike == nullptr) {
+        const std::string local = model::netdev_spike_name(node_.config.host, name);
+        wire = wires_.by_name(local);
+        spike = spikes_.by_name(local);
+    }
+    if (spike != nullptr && (!spike->attachment || spike->state == SpikeState::unwired)) spike = nullptr;
+    if (wire == nullptr && spike == nullptr)
+        return Error(Errc::not_found, fmt::format("host {} has no wire of Spike '{}' (banana wire list)",
+                                                  node_.config.host, printable(name, 80)));
+    if (spike != nullptr) {
+        out = json_of(*spike);
+        const auto& a = *spike->attachment;
+        if (!spike->device.empty()) ports.push(port_counters("spike", spike->device, Direction::ingress));
+        if (a.half.format != Format::native) ports.push(port_counters("wire", a.far_device(), Direction::ingress));
+        out.set("underlay", underlay_of(a.half.format, a.corm_underlay, a.mtu));
+    }
+    if (wire != nullptr) {
+        const bool both = spike != nullptr;
+        out = json_of(*wire);
+        if (both) out.set("role", "both");
+        ports.push(port_counters("corm", model::port_device(wire->port), Direction::egress));
+        for (const auto& half : {wire->active, wire->standby}) {
+            if (!half || half->format == Format::native) continue;
+            ports.push(port_counters("wire", model::wire_device(half->connector), Direction::ingress));
+            out.set("underlay",
+                    underlay_of(half->format, half->underlay, static_cast<uint32_t>(out.get("mtu").as_int())));
+        }
+    }
+    out.set("counters", Json::object({{"ports", ports}}));
+    return out;
+}
+
+Async<Json> Views::probe(Json params) {
+    CO_TRY_SET(const std::string name, params.string("name"));
+    CO_TRY_SET(const Json shown, wire_show(name));
+    const auto mtu = static_cast<size_t>(shown.get("mtu").as_int());
+    const auto size = static_cast<size_t>(params.get("size").as_int(64));
+    if (size < xconnect::Prober::min_frame || size > mtu + ethernet_header)
+        co_return Error(Errc::invalid,
+                        fmt::format("size {}: it must be {} to {} B (the wire's MTU and the Ethernet header)", size,
+                                    xconnect::Prober::min_frame, mtu + ethernet_header));
+    const std::string device = shown.get("device").as_string();
+    if (shown.get("format").as_string() == "native")
+        co_return Error(Errc::unsupported,
+                        fmt::format("the wire of {} is native: there is no way between its ends to probe", name));
+    CO_TRY_SET(const uint32_t index, node_.engine.ifindex(device));
+    const auto rtt = co_await node_.prober.round_trip(index, size, milliseconds(1000));
+    if (!rtt) co_return rtt.error().context("probe the wire of " + name);
+    co_return Json::object({{"rtt_us", static_cast<double>(*rtt) / 1000.0}, {"size", static_cast<int64_t>(size)}});
+}
+
+Json Views::doctor() {
+    Json checks = Json::array();
+    checks.push(check("bridge-nf-call", !bridge_nf_call(), "whether frames through bridges pass iptables",
+                      "sysctl net.bridge.bridge-nf-call-iptables=0"));
+    const bool tcx = node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx;
+    checks.push(check("cross-connect", tcx, tcx ? "attached by tcx" : "attached by clsact: this kernel has no tcx",
+                      "libvirt's <bandwidth> with outbound is refused on banana interfaces; Linux 6.6 has tcx"));
+    checks.push(check("libvirt", node_.libvirt.connected() || !node_.libvirt.used(),
+                      node_.libvirt.used() ? node_.config.libvirt_uri : "not used", node_.libvirt.problem()));
+    const bool hooks = access(BANANA_SYSCONFDIR "/libvirt/hooks/qemu.d/50-banana", X_OK) == 0 ||
+                       access("/etc/libvirt/hooks/qemu.d/50-banana", X_OK) == 0 ||
+                       access("/etc/libvirt/hooks/qemu", X_OK) == 0;
+    checks.push(check("libvirt hooks", hooks || !node_.libvirt.used(), "the hook stubs that tell bananad of guests",
+                      "make install puts them into libvirt's hook directory; libvirtd reads it when it starts"));
+    const Json peers = node_.peers.status();
+    for (size_t i = 0; i < peers.size(); ++i) {
+        const Json peer = peers.at(i);
+        checks.push(check(("peer " + peer.get("name").as_string()).c_str(), peer.get("state").as_string() == "up",
+                          peer.get("state").as_string(), peer.get("error").as_string()));
+    }
+    wiring::Plan plan = corms_.plan();
+    plan += wires_.plan();
+    plan += spikes_.plan();
+    const auto missing = node_.engine.difference(plan);
+    checks.push(check("kernel", missing && missing->empty(),
+                      !missing           ? missing.error().message()
+                      : missing->empty() ? "links, ports and entries are as the records say"
+                                         : fmt::format("{} things differ, first: {}", missing->size(),
+                                                       wiring::describe(missing->front())),
+                      "systemctl restart bananad repairs it; traffic goes on meanwhile"));
+    const auto dropped = node_.engine.filter().dropped();
+    checks.push(check("VXLAN senders", dropped && *dropped == 0,
+                      dropped
+                          ? fmt::format("{} frames of our VNIs came from foreign addresses and were dropped", *dropped)
+                          : dropped.error().message(),
+                      "somebody on the underlay sends frames into our wires: look at UDP port " +
+                          std::to_string(node_.config.vxlan_port)));
+    return Json::object({{"checks", checks}});
+}
+
+Result<Json> Views::reload() {
+    TRY_SET(const Config fresh, Config::load(options_.config));
+    TRY(node_.peers.reload());
+    TRY(grants_.reload());
+    log::set_level(fresh.log_level);
+    node_.config.limits = fresh.limits;
+    return Json::object({{"reloaded", Json::array({"certificates", "log level", "limits"})}});
+}
+
+}  // namespace banana::controller

@@ -1,0 +1,379 @@
+#include "controller/wires.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "model/names.h"
+#include "netlink/link.h"
+
+namespace banana::controller {
+
+using model::Format;
+using model::Half;
+using model::Phase;
+using model::Wire;
+
+namespace {
+
+constexpr size_t bridge_ports_max = 1023;  // BR_MAX_PORTS of the Linux bridge, less port 0
+constexpr milliseconds drain_time{2000};   // a retired half's last frames have long arrived
+
+size_t reserved_ports(const model::Corm& corm) { return corm.kind == model::CormKind::uplink ? 1 : 0; }
+
+}  // namespace
+
+Wires::Wires(Node& node, Corms& corms, migration::Grants& grants)
+    : node_(node), corms_(corms), grants_(grants), table_(node.store, "wire") {}
+
+Status Wires::load() {
+    TRY(table_.load([](const Error& error) { log::error("ignored record: {}", error.message()); }));
+    table_.each([&](const Wire& wire) { index(wire); });
+    return {};
+}
+
+void Wires::serve() {
+    using rpc::Context;
+    auto& d = node_.dispatcher;
+    d.on("wire.open", [this](Context& c, Json p) -> Async<Json> { co_return co_await open(c, std::move(p)); });
+    d.on("wire.prepare", [this](Context& c, Json p) -> Async<Json> { co_return co_await prepare(c, std::move(p)); });
+    d.on("wire.attach", [this](Context& c, Json p) -> Async<Json> { co_return co_await attach(c, std::move(p)); });
+    d.on("wire.close", [this](Context& c, Json p) -> Async<Json> { co_return co_await close(c, std::move(p)); });
+    d.on("wire.check", [this](Context& c, Json p) -> Async<Json> {
+        CO_TRY_SET(const std::string spike, p.string("spike"));
+        CO_TRY_SET(const std::string corm_name, p.string("corm"));
+        CO_TRY_SET(const Mac mac, Mac::parse(p.get("mac").as_string()));
+        CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
+        CO_TRY(check_open(spike, mac, corm, caller(node_, c)));
+        co_return Json::object();
+    });
+    d.on("wire.owner", [this](Context&, Json p) -> Async<Json> {
+        CO_TRY_SET(const std::string spike, p.string("spike"));
+        const Wire* wire = table_.find(spike);
+        co_return Json::object({{"owner", wire != nullptr ? wire->owner() : ""},
+                                {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}}});
+    });
+    using Retired = Result<std::vector<Half>>;
+    d.on("wire.flip", [this](Context& c, Json p) -> Async<Json> {
+        co_return co_await change(c, std::move(p), "flip", true, [](Wire& wire, const Asked& asked) -> Retired {
+            const Half* own = wire.half_of(asked.host);
+            if (own == nullptr || own->epoch != asked.epoch)
+                return Error(Errc::refused, fmt::format("Spike {}: host {} has no half of epoch {}", wire.name,
+                                                        asked.host, asked.epoch));
+            if (!wire.standby)
+                return Error(Errc::refused, fmt::format("Spike {}: nobody is to take it over", wire.name));
+            TRY(wire.flip(wire.standby->epoch));
+            return std::vector<Half>{};
+        });
+    });
+    d.on("wire.back", [this](Context& c, Json p) -> Async<Json> {
+        co_return co_await change(c, std::move(p), "flip back", false, [](Wire& wire, const Asked& asked) -> Retired {
+            TRY(wire.flip_back(asked.host));
+            return std::vector<Half>{};
+        });
+    });
+    d.on("wire.activate", [this](Context& c, Json p) -> Async<Json> {
+        co_return co_await change(c, std::move(p), "activate", true, [](Wire& wire, const Asked& asked) -> Retired {
+            const Half* own = wire.half_of(asked.host);
+            if (own == nullptr || own->epoch != asked.epoch)
+                return Error(Errc::refused,
+                             fmt::format("Spike {} was not granted to host {} (epoch {}); its owner is {}", wire.name,
+                                         asked.host, asked.epoch, wire.owner()));
+            TRY_SET(const auto retired, wire.activate(asked.epoch));
+            return retired ? std::vector<Half>{*retired} : std::vector<Half>{};
+        });
+    });
+}
+
+wiring::Plan Wires::plan() const {
+    wiring::Plan plan;
+    table_.each([&](const Wire& wire) {
+        const auto* corm = corms_.by_name(wire.corm);
+        if (corm != nullptr && wire.phase != Phase::idle) plan += wiring::plan_wire(node_.site(), *corm, wire);
+    });
+    return plan;
+}
+
+void Wires::index(const Wire& wire) {
+    if (wire.phase == Phase::idle) return;
+    seats_[{wire.corm, wire.mac}] = {wire.spike, wire.name};
+    on_corm_[wire.corm].insert(wire.spike);
+    ports_.insert(wire.port);
+    for (const auto& half : {wire.active, wire.standby})
+        if (half && half->format != Format::native) vnis_.insert(model::vni_of(half->connector));
+}
+
+void Wires::unindex(const Wire& wire) {
+    if (wire.phase == Phase::idle) return;
+    seats_.erase({wire.corm, wire.mac});
+    on_corm_[wire.corm].erase(wire.spike);
+    ports_.erase(wire.port);
+    for (const auto& half : {wire.active, wire.standby})
+        if (half && half->format != Format::native) vnis_.erase(model::vni_of(half->connector));
+}
+
+Status Wires::save(const Wire& wire) {
+    const Wire* before = table_.find(wire.spike);
+    const std::optional<Wire> old = before != nullptr ? std::optional<Wire>(*before) : std::nullopt;
+    TRY(table_.save(wire.spike, wire));
+    if (old) unindex(*old);
+    index(wire);
+    return {};
+}
+
+const Wire* Wires::by_name(const std::string& name) const {
+    const Wire* found = nullptr;
+    table_.each([&](const Wire& wire) {
+        if (wire.name == name && wire.phase != Phase::idle) found = &wire;
+    });
+    return found;
+}
+
+std::vector<std::string> Wires::names_on(const std::string& corm) const {
+    std::vector<std::string> names;
+    const auto it = on_corm_.find(corm);
+    if (it == on_corm_.end()) return names;
+    for (const auto& spike : it->second) names.push_back(table_.find(spike)->name);
+    return names;
+}
+
+Result<Wires::Asked> Wires::asked(const rpc::Context& context, const Json& params, bool with_epoch) const {
+    Asked asked;
+    asked.host = caller(node_, context);
+    TRY_SET(asked.spike, params.string("spike"));
+    if (with_epoch) {
+        TRY_SET(const int64_t epoch, params.integer("epoch", 0));
+        asked.epoch = static_cast<uint64_t>(epoch);
+    }
+    return asked;
+}
+
+Status Wires::check_open(const std::string& spike, const Mac& mac, const model::Corm& corm,
+                         const std::string& host) const {
+    const std::string full = corm.full_name();
+    if (!corm.allows_host(host))
+        return Error(Errc::refused,
+                     fmt::format("Corm {} does not allow host {}; it allows {}", full, host, joined(corm.hosts)));
+    if (mac.is_multicast()) return Error(Errc::invalid, fmt::format("MAC {} is a multicast address", mac.text()));
+    const auto seat = seats_.find({full, mac});
+    if (seat != seats_.end() && seat->second.spike != spike)
+        return Error(Errc::refused, fmt::format("MAC {} is on Corm {} already: it is Spike {}'s", mac.text(), full,
+                                                seat->second.name));
+    const auto wired = on_corm_.find(full);
+    const size_t used = wired == on_corm_.end() ? 0 : wired->second.size();
+    const bool has_port = wired != on_corm_.end() && wired->second.contains(spike);
+    if (!has_port && used + reserved_ports(corm) >= bridge_ports_max)
+        return Error(Errc::refused,
+                     fmt::format("Corm {} is full: its bridge {} has {} ports, the most that a Linux bridge "
+                                 "can have",
+                                 full, corm.bridge(), bridge_ports_max));
+    return {};
+}
+
+uint32_t Wires::free_port() const {
+    uint32_t id = 0;
+    do id = random_u32();
+    while (ports_.contains(id));
+    return id;
+}
+
+Result<uint32_t> Wires::free_connector() {
+    // The kernel may know VNIs that are not ours; the peer refuses one that is taken there, and asks again.
+    for (;;) {
+        const uint32_t connector = random_u32();
+        if (model::vni_of(connector) != 0 && !vnis_.contains(model::vni_of(connector))) return connector;
+    }
+}
+
+Result<Half> Wires::make_half(const std::string& host, const model::Corm& corm, const std::string& preference) {
+    TRY_SET(const model::Host spike_host, node_.host(host));
+    TRY_SET(const auto choice, model::choose_format(preference, corm.formats, spike_host, node_.self()));
+    Half half;
+    half.host = host;
+    half.format = choice.format;
+    half.why = choice.why;
+    if (choice.format == Format::native) return half;
+    if (spike_host.underlay.family != node_.config.underlay.family)
+        return Error(Errc::unsupported,
+                     fmt::format("underlay addresses {} ({}) and {} ({}) are of different families",
+                                 spike_host.underlay.text(), host, node_.config.underlay.text(), node_.config.host));
+    half.underlay = spike_host.underlay;
+    TRY_SET(half.connector, free_connector());
+    return half;
+}
+
+Json Wires::attachment(const model::Corm& corm, const Wire& wire, const Half& half) const {
+    model::Attachment a;
+    a.corm = corm.full_name();
+    a.port = wire.port;
+    a.half = half;
+    a.corm_host = node_.config.host;
+    a.corm_underlay = node_.config.underlay;
+    a.mtu = corm.mtu;
+    return a.json();
+}
+
+// Stores, then builds. What cannot be built is stored as given up again, so that records and kernel agree.
+Result<Json> Wires::commit(const model::Corm& corm, Wire wire, const std::string& host,
+                           const std::vector<Half>& retired) {
+    TRY(save(wire));
+    const Half half = *wire.half_of(host);
+    if (const Status built = node_.engine.realise(wiring::plan_wire(node_.site(), corm, wire, retired)); !built) {
+        (void)close_half(wire.spike, host, half.epoch);
+        return built.error().context("wire Spike " + wire.name + " to Corm " + corm.full_name());
+    }
+    retire(retired);
+    return attachment(corm, wire, half);
+}
+
+Async<Json> Wires::open(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const Asked who, asked(context, params, false));
+    CO_TRY_SET(const std::string name, params.string("name"));
+    CO_TRY_SET(const Mac mac, Mac::parse(params.get("mac").as_string()));
+    CO_TRY_SET(const std::string corm_name, params.string("corm"));
+    CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
+    const auto guard = co_await node_.locks.acquire("wire:" + who.spike);
+    CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
+    CO_TRY(check_open(who.spike, mac, corm, who.host));
+    if (static_cast<int64_t>(ports_.size()) >= node_.config.limits.max_wires)
+        co_return Error(Errc::refused, fmt::format("host {} carries {} wires, its limit (limits.max_wires)",
+                                                   node_.config.host, ports_.size()));
+    const Wire* known = table_.find(who.spike);
+    if (known != nullptr && known->phase != Phase::idle && known->corm != corm_name && known->owner() == who.host) {
+        CO_TRY(close_half(who.spike, who.host, known->active->epoch));
+        known = table_.find(who.spike);
+    }
+    Wire wire = known != nullptr ? *known : Wire{};
+    std::vector<Half> retired;
+    if (wire.active) retired.push_back(*wire.active);
+    if (wire.phase == Phase::idle) wire.port = free_port();
+    wire.spike = who.spike;
+    wire.name = name;
+    wire.mac = mac;
+    wire.allow_any_mac = params.get("allow_any_mac").as_bool();
+    wire.corm = corm_name;
+    CO_TRY_SET(Half half, make_half(who.host, corm, preference));
+    half.device = half.format == Format::native ? params.get("device").as_string() : "";
+    CO_TRY(wire.open(std::move(half)));
+    co_return commit(corm, std::move(wire), who.host, retired);
+}
+
+Async<Json> Wires::prepare(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const Json envelope, params.object_at("grant"));
+    CO_TRY_SET(const migration::Grant grant, grants_.verify(envelope));
+    const std::string host = caller(node_, context);
+    if (grant.destination != host) {
+        log::warning("refused: host {} brought a grant for Spike {} that is host {}'s", host, grant.name,
+                     grant.destination);
+        co_return Error(Errc::refused, fmt::format("the grant for Spike {} is host {}'s, not host {}'s", grant.name,
+                                                   grant.destination, host));
+    }
+    CO_TRY_SET(const Mac mac, Mac::parse(params.get("mac").as_string()));
+    CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
+    const auto guard = co_await node_.locks.acquire("wire:" + grant.spike);
+    CO_TRY_SET(const model::Corm corm, corms_.local(grant.corm));
+    const Wire* known = table_.find(grant.spike);
+    if (known == nullptr || known->corm != grant.corm || !known->active || known->active->host != grant.owner ||
+        known->active->epoch != grant.owner_epoch) {
+        log::warning("refused: host {} granted Spike {} to {}, but its owner is {}", grant.owner, grant.name, host,
+                     known != nullptr && known->active ? known->owner() : "nobody");
+        co_return Error(
+            Errc::refused,
+            fmt::format("host {} granted Spike {} (epoch {}), but its owner is {} (epoch {})", grant.owner, grant.name,
+                        grant.owner_epoch, known != nullptr && known->active ? known->owner() : "nobody",
+                        known != nullptr && known->active ? known->active->epoch : 0));
+    }
+    CO_TRY(check_open(grant.spike, mac, corm, host));
+    CO_TRY(nonces_.use(grant, wall_ns() / 1'000'000'000));
+    Wire wire = *known;
+    std::vector<Half> retired;
+    if (wire.standby) retired.push_back(*wire.standby);
+    CO_TRY_SET(Half half, make_half(host, corm, preference));
+    CO_TRY(wire.prepare(std::move(half)));
+    co_return commit(corm, std::move(wire), host, retired);
+}
+
+Async<Json> Wires::attach(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const Asked who, asked(context, params));
+    CO_TRY_SET(const std::string device, params.string("device"));
+    if (who.host != node_.config.host) co_return Error(Errc::refused, "wire.attach is for this host's own Spikes");
+    const auto guard = co_await node_.locks.acquire("wire:" + who.spike);
+    const Wire* known = table_.find(who.spike);
+    if (known == nullptr) co_return Error(Errc::not_found, "no such wire: " + who.spike);
+    Wire wire = *known;
+    for (auto* half : {&wire.active, &wire.standby})
+        if (*half && (*half)->host == who.host && (*half)->epoch == who.epoch) (*half)->device = device;
+    CO_TRY_SET(const model::Corm corm, corms_.local(wire.corm));
+    CO_TRY(save(wire));
+    CO_TRY(node_.engine.realise(wiring::plan_wire(node_.site(), corm, wire)));
+    co_return Json::object();
+}
+
+Async<Json> Wires::change(const rpc::Context& context, Json params, const char* what, bool with_epoch,
+                          std::function<Result<std::vector<Half>>(Wire&, const Asked&)> step) {
+    CO_TRY_SET(const Asked who, asked(context, params, with_epoch));
+    const auto guard = co_await node_.locks.acquire("wire:" + who.spike);
+    const Wire* known = table_.find(who.spike);
+    if (known == nullptr)
+        co_return Error(Errc::not_found,
+                        fmt::format("{}: host {} has no wire of Spike {}", what, node_.config.host, who.spike));
+    Wire wire = *known;
+    auto retired = step(wire, who);
+    if (!retired) {
+        log::warning("refused: {} of Spike {} by host {}: {}", what, wire.name, who.host, retired.error().message());
+        co_return retired.error();
+    }
+    CO_TRY(save(wire));
+    CO_TRY(node_.engine.realise(wiring::plan_wire_entries(wire, *retired)).context(what));
+    retire(*retired);
+    co_return Json::object();
+}
+
+Async<Json> Wires::close(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const Asked who, asked(context, params));
+    const auto guard = co_await node_.locks.acquire("wire:" + who.spike);
+    CO_TRY(close_half(who.spike, who.host, who.epoch));
+    co_return Json::object();
+}
+
+Async<void> Wires::evict(std::string spike) {
+    const auto guard = co_await node_.locks.acquire("wire:" + spike);
+    while (const Wire* wire = table_.find(spike)) {
+        if (!wire->active) break;
+        const auto half = wire->standby ? *wire->standby : *wire->active;
+        CO_TRY(close_half(spike, half.host, half.epoch));
+    }
+    co_return Status();
+}
+
+Status Wires::close_half(const std::string& spike, const std::string& host, uint64_t epoch) {
+    const Wire* known = table_.find(spike);
+    if (known == nullptr) return {};
+    Wire wire = *known;
+    const auto retired = wire.close(host, epoch);
+    if (!retired) return {};  // closed already
+    TRY(save(wire));
+    if (wire.phase == Phase::idle) {
+        wiring::Plan gone = wiring::plan_wire_gone(wire);
+        gone += wiring::plan_wire_entries(wire, {*retired});
+        gone += wiring::plan_half_gone(*retired);
+        return node_.engine.realise(gone).context("close the wire of Spike " + wire.name);
+    }
+    TRY(node_.engine.realise(wiring::plan_wire_entries(wire, {*retired})));
+    retire({*retired});
+    return {};
+}
+
+void Wires::retire(const std::vector<Half>& halves) {
+    if (!halves.empty()) node_.spawn(drain(halves), "removing a retired wire");
+}
+
+asio::awaitable<void> Wires::drain(std::vector<Half> halves) {
+    co_await node_.sleep(drain_time);
+    wiring::Plan gone;
+    for (const auto& half : halves) gone += wiring::plan_half_gone(half);
+    if (const Status removed = node_.engine.realise(gone); !removed) log::error("{}", removed.error().message());
+}
+
+}  // namespace banana::controller

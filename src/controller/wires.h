@@ -1,0 +1,89 @@
+// Wires: the Corm's side. This host alone decides who is wired to its Corms' ports (design §6, "Who decides").
+//
+// Concepts: every request names the Spike by key and comes from a host; that host may speak only for a half of its own.
+// A decision is taken on a copy of the record by the model's state machine (model/wire.h), stored, and only then shown
+// to the kernel: a crash in between is repaired on start by realising the plan of what was stored. A half that is
+// retired passes nothing from that moment on; its device goes a little later, so that no link is deleted while a
+// hand-over is under way.
+//
+// Methods served to peers and to this host itself:
+//   wire.open     {spike, name, mac, allow_any_mac, corm, preference} -> Attachment   an owner's start
+//   wire.check    {spike, mac, corm}                                  may such a wire be opened?
+//   wire.owner    {spike} -> {owner, epoch}                           who could grant it
+//   wire.prepare  {grant, mac, allow_any_mac, preference} -> Attachment    a destination's standby half
+//   wire.attach   {spike, epoch, device}          this host only: the device of a native half
+//   wire.flip     {spike, epoch}                  owner or destination; epoch: the asker's own half's
+//   wire.back     {spike}                         owner, whose guest runs again
+//   wire.activate {spike, epoch}                  destination, whose guest runs
+//   wire.close    {spike, epoch}                  gives up the asker's half
+// Threading: the io_context's single thread; one coroutine at a time for each wire.
+#pragma once
+
+#include <map>
+#include <set>
+
+#include "controller/corms.h"
+#include "migration/grant.h"
+#include "model/spike.h"
+#include "model/wire.h"
+
+namespace banana::controller {
+
+class Wires {
+public:
+    Wires(Node& node, Corms& corms, migration::Grants& grants);
+
+    Status load();
+    void serve();
+    wiring::Plan plan() const;
+
+    const registry::Table<model::Wire>& table() const { return table_; }
+    const model::Wire* by_name(const std::string& name) const;
+    std::vector<std::string> names_on(const std::string& corm) const;  // wired Spikes of a Corm
+    // Whether the Corm's side of this wire may be closed by hand: its Spike's host is not this one.
+    Async<void> evict(std::string spike);
+
+private:
+    struct Asked {  // a request's common part
+        std::string spike, host;
+        uint64_t epoch = 0;
+    };
+    Result<Asked> asked(const rpc::Context& context, const Json& params, bool with_epoch = true) const;
+    using Change = std::function<Result<std::vector<model::Half>>(model::Wire&)>;  // returns the retired halves
+
+    Async<Json> open(const rpc::Context& context, Json params);
+    Async<Json> prepare(const rpc::Context& context, Json params);
+    Async<Json> attach(const rpc::Context& context, Json params);
+    Async<Json> change(const rpc::Context& context, Json params, const char* what, bool with_epoch,
+                       std::function<Result<std::vector<model::Half>>(model::Wire&, const Asked&)> step);
+    Async<Json> close(const rpc::Context& context, Json params);
+
+    Status check_open(const std::string& spike, const Mac& mac, const model::Corm& corm, const std::string& host) const;
+    Result<model::Half> make_half(const std::string& host, const model::Corm& corm, const std::string& preference);
+    Result<uint32_t> free_connector();
+    uint32_t free_port() const;
+    Result<Json> commit(const model::Corm& corm, model::Wire wire, const std::string& host,
+                        const std::vector<model::Half>& retired);
+    Status close_half(const std::string& spike, const std::string& host, uint64_t epoch);
+    void retire(const std::vector<model::Half>& halves);
+    asio::awaitable<void> drain(std::vector<model::Half> halves);
+    Json attachment(const model::Corm& corm, const model::Wire& wire, const model::Half& half) const;
+
+    Node& node_;
+    Corms& corms_;
+    migration::Grants& grants_;
+    migration::NonceCache nonces_;
+    registry::Table<model::Wire> table_;  // by Spike key
+    // Derived from the table, so that a request does not have to go through all wires.
+    struct Seat {
+        std::string spike, name;
+    };
+    std::map<std::pair<std::string, Mac>, Seat> seats_;     // who has a MAC on a Corm
+    std::map<std::string, std::set<std::string>> on_corm_;  // Corm -> Spike keys that are wired
+    std::set<uint32_t> vnis_, ports_;
+    void index(const model::Wire& wire);
+    void unindex(const model::Wire& wire);
+    Status save(const model::Wire& wire);
+};
+
+}  // namespace banana::controller
