@@ -206,10 +206,10 @@ TEST_CASE("xconnect: 3000 map updates under 10 kpps each way lose and double not
         constexpr uint32_t frames = 30000;
         std::atomic<bool> stop = false;
         Tally there, back;
-        std::thread up([&] { send_paced(*w.at_guest, w.ext_mac, w.guest_mac, frames, 90); });
-        std::thread down([&] { send_paced(*w.at_ext, w.guest_mac, w.ext_mac, frames, 90); });
-        std::thread read_up([&] { there = tally(*w.at_ext, frames); });
-        std::thread read_down([&] { back = tally(*w.at_guest, frames); });
+        std::jthread up([&] { send_paced(*w.at_guest, w.ext_mac, w.guest_mac, frames, 90); });
+        std::jthread down([&] { send_paced(*w.at_ext, w.guest_mac, w.ext_mac, frames, 90); });
+        std::jthread read_up([&] { there = tally(*w.at_ext, frames); });
+        std::jthread read_down([&] { back = tally(*w.at_guest, frames); });
         int updates = 0;
         for (; updates < 3000; updates++) {
             int i = updates % 2;
@@ -246,7 +246,7 @@ TEST_CASE("xconnect: GSO frames of a TCP connection pass whole") {
         inet_pton(AF_INET, "10.1.0.1", &address.sin_addr);
         REQUIRE(connect(client.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0);
         Fd server(accept(listener.get(), nullptr, nullptr));
-        std::thread writer([&] {
+        std::jthread writer([&] {
             std::vector<uint8_t> block(1 << 16);
             for (size_t i = 0; i < block.size(); i++) block[i] = static_cast<uint8_t>(i * 7 + i / 251);
             for (size_t sent = 0; sent < total; sent += block.size()) send(client.get(), block.data(), block.size(), 0);

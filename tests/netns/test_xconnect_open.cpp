@@ -59,8 +59,8 @@ TEST_CASE("xconnect: a controller's death and a re-open change nothing") {
 
         constexpr uint32_t frames = 10000;
         Tally seen;
-        std::thread sender([&] { send_paced(*p.in, to, from, frames, 50); });
-        std::thread reader([&] { seen = tally(*p.out, frames); });
+        std::jthread sender([&] { send_paced(*p.in, to, from, frames, 50); });
+        std::jthread reader([&] { seen = tally(*p.out, frames); });
         for (int i = 0; i < 5; i++) {
             p.cc.reset();
             p.cc = must(CrossConnect::open(dir, {4096, options.mode}));  // capacity: the maps keep their own
@@ -88,8 +88,8 @@ TEST_CASE("xconnect: another program of ours is replaced under traffic without l
         must(other.set(p.spike, p.entry));
         constexpr uint32_t frames = 10000;
         Tally seen;
-        std::thread sender([&] { send_paced(*p.in, to, from, frames, 50); });
-        std::thread reader([&] { seen = tally(*p.out, frames); });
+        std::jthread sender([&] { send_paced(*p.in, to, from, frames, 50); });
+        std::jthread reader([&] { seen = tally(*p.out, frames); });
         for (int i = 0; i < 50; i++) {
             must(other.attach(p.spike, {PortKind::spike, from, false}));
             must(p.cc->attach(p.spike, {PortKind::spike, from, false}));
@@ -110,8 +110,8 @@ TEST_CASE("xconnect: attachment changes from clsact to tcx and back without loss
         Pair p({64, AttachMode::clsact});
         constexpr uint32_t frames = 10000;
         Tally seen;
-        std::thread sender([&] { send_paced(*p.in, to, from, frames, 50); });
-        std::thread reader([&] { seen = tally(*p.out, frames); });
+        std::jthread sender([&] { send_paced(*p.in, to, from, frames, 50); });
+        std::jthread reader([&] { seen = tally(*p.out, frames); });
         for (int i = 0; i < 10; i++) {
             auto mode = i % 2 ? AttachMode::clsact : AttachMode::tcx;
             p.cc.reset();
