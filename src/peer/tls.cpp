@@ -3,9 +3,6 @@
 #include <fmt/format.h>
 #include <netinet/tcp.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-
-#include <cerrno>
 
 #include "base/bytes.h"
 #include "pki/files.h"
@@ -18,14 +15,6 @@ constexpr int user_timeout_ms = 4000;
 constexpr int keep_idle_s = 2, keep_interval_s = 1, keep_count = 2;
 
 std::string named(const pki::CertInfo& certificate) { return fmt::format("certificate '{}'", certificate.subject); }
-
-Status check_key_mode(const std::string& path) {
-    struct stat info {};
-    if (::stat(path.c_str(), &info) != 0) return errno_error(errno, fmt::format("read key {}", path));
-    if ((info.st_mode & 077) == 0) return {};
-    return Error(Errc::refused, fmt::format("read key {}: mode {:04o} lets others read it; it must be 0600", path,
-                                            info.st_mode & 07777));
-}
 
 Status configure(SSL_CTX* ssl, const std::string& ca, const std::string& certificate, const std::string& key) {
     const auto failed = [](const std::string& what) {
@@ -45,30 +34,6 @@ Status configure(SSL_CTX* ssl, const std::string& ca, const std::string& certifi
         return failed(fmt::format("read key {}", key));
     if (SSL_CTX_check_private_key(ssl) != 1) return failed(fmt::format("key {} of certificate {}", key, certificate));
     return {};
-}
-
-bool is_foreign(int error) {
-    switch (error) {
-        case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT:
-        case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY:
-        case X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN:
-        case X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
-        case X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE:
-        case X509_V_ERR_CERT_SIGNATURE_FAILURE:
-        case X509_V_ERR_CERT_UNTRUSTED:
-        case X509_V_ERR_AKID_SKID_MISMATCH: return true;
-        default: return false;
-    }
-}
-
-void keep_first(Verdict& verdict, X509_STORE_CTX* store) {
-    const int error = X509_STORE_CTX_get_error(store);
-    if (error == X509_V_OK || verdict.error != X509_V_OK) return;
-    verdict.error = error;
-    verdict.depth = X509_STORE_CTX_get_error_depth(store);
-    const X509* current = X509_STORE_CTX_get_current_cert(store);
-    if (current == nullptr) return;
-    if (auto info = pki::describe(current)) verdict.certificate = std::move(*info);
 }
 
 // What the other end's alert says of our certificate; "" when the code is about something else.
@@ -95,7 +60,7 @@ Result<std::shared_ptr<const Identity>> Identity::load(const std::string& ca, co
     identity->ca_path = ca;
     TRY_SET(identity->ca, pki::inspect(ca));
     TRY_SET(identity->own, pki::inspect(certificate));
-    TRY(check_key_mode(key));
+    TRY(pki::check_key_mode(key));
     identity->context = std::make_shared<asio::ssl::context>(asio::ssl::context::tls);
     identity->context->set_verify_mode(asio::ssl::verify_peer | asio::ssl::verify_fail_if_no_peer_cert);
     TRY(configure(identity->context->native_handle(), ca, certificate, key));
@@ -110,15 +75,7 @@ std::string Identity::problem(const std::string& host) const {
 }
 
 Status Identity::verify(X509* certificate) const {
-    const std::unique_ptr<X509_STORE_CTX, pki::OpensslFree<X509_STORE_CTX_free>> store(X509_STORE_CTX_new());
-    X509_STORE* trusted = SSL_CTX_get_cert_store(context->native_handle());
-    if (!store || X509_STORE_CTX_init(store.get(), trusted, certificate, nullptr) != 1)
-        return Error(fmt::format("verify a certificate: {}", pki::openssl_reason()));
-    if (X509_verify_cert(store.get()) == 1) return {};
-    Verdict verdict;
-    keep_first(verdict, store.get());
-    ERR_clear_error();
-    return verdict_error(verdict, *this);
+    return pki::verify_chain(SSL_CTX_get_cert_store(context->native_handle()), certificate, ca_path);
 }
 
 std::unique_ptr<TlsStream> make_tls_stream(Tcp::socket socket, const std::shared_ptr<const Identity>& identity) {
@@ -130,24 +87,14 @@ std::unique_ptr<TlsStream> make_tls_stream(Tcp::socket socket, const std::shared
 std::shared_ptr<Verdict> watch_verification(TlsLayer& layer) {
     auto verdict = std::make_shared<Verdict>();
     layer.set_verify_callback([verdict](bool good, asio::ssl::verify_context& context) {
-        if (!good) keep_first(*verdict, context.native_handle());
+        if (!good) pki::keep_first(*verdict, context.native_handle());
         return good;
     });
     return verdict;
 }
 
 Error verdict_error(const Verdict& verdict, const Identity& identity) {
-    const auto& certificate = verdict.certificate;
-    const std::string which = (verdict.depth > 0 ? "CA " : "") + named(certificate);
-    if (is_foreign(verdict.error))
-        return {Errc::refused, fmt::format("{} of issuer '{}' is not signed by this cluster's CA ({})", which,
-                                           certificate.issuer, identity.ca_path)};
-    if (verdict.error == X509_V_ERR_CERT_HAS_EXPIRED)
-        return {Errc::refused, fmt::format("{} expired on {}", which, pki::utc_text(certificate.not_after))};
-    if (verdict.error == X509_V_ERR_CERT_NOT_YET_VALID)
-        return {Errc::refused, fmt::format("{} is not yet valid, not before {} (are the clocks right?)", which,
-                                           pki::utc_text(certificate.not_before))};
-    return {Errc::refused, fmt::format("{}: {}", which, X509_verify_cert_error_string(verdict.error))};
+    return pki::verdict_error(verdict, identity.ca_path);
 }
 
 Error tls_error(const asio::error_code& code, const std::string& own_certificate) {
@@ -171,13 +118,7 @@ Result<PeerCertificate> peer_certificate(TlsLayer& layer) {
     return out;
 }
 
-Status check_role(const pki::CertInfo& certificate) {
-    if (certificate.role == pki::role_controller) return {};
-    return Error(Errc::refused,
-                 fmt::format("{} has {}; peers need role '{}'", named(certificate),
-                             certificate.role.empty() ? "no role" : fmt::format("role '{}'", certificate.role),
-                             pki::role_controller));
-}
+Status check_role(const pki::CertInfo& certificate) { return pki::check_controller(certificate, "peers"); }
 
 Status check_name(const pki::CertInfo& certificate, const std::string& expected) {
     if (certificate.host == expected && !expected.empty()) return {};

@@ -15,6 +15,7 @@
 #include "peer/streams.h"
 #include "pki/cert.h"
 #include "pki/openssl.h"
+#include "pki/verify.h"
 
 namespace banana::peer {
 
@@ -37,12 +38,7 @@ struct Identity {
     Status verify(X509* certificate) const;
 };
 
-// The first thing that was wrong with a chain.
-struct Verdict {
-    int error = X509_V_OK;
-    int depth = 0;
-    pki::CertInfo certificate;
-};
+using pki::Verdict;
 
 std::unique_ptr<TlsStream> make_tls_stream(Tcp::socket socket, const std::shared_ptr<const Identity>& identity);
 // Records into the verdict, and changes nothing in what OpenSSL decides.
