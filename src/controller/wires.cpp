@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t bridge_ports_max = 1023;  // BR_MAX_PORTS of the Linux bridge, less port 0
 constexpr milliseconds drain_time{2000};   // a retired half's last frames have long arrived
+constexpr int drain_rounds_max = 30;
 
 size_t reserved_ports(const model::Corm& corm) { return corm.kind == model::CormKind::uplink ? 1 : 0; }
 
@@ -370,7 +371,13 @@ void Wires::retire(const std::vector<Half>& halves) {
 }
 
 asio::awaitable<void> Wires::drain(std::vector<Half> halves) {
-    co_await node_.sleep(drain_time);
+    // A deletion holds the RTNL lock, and this thread, for longer than a hand-over should wait.
+    for (int round = 0; round < drain_rounds_max; ++round) {
+        co_await node_.sleep(drain_time);
+        bool handing_over = false;
+        table_.each([&](const Wire& wire) { handing_over = handing_over || wire.standby; });
+        if (!handing_over) break;
+    }
     wiring::Plan gone;
     for (const auto& half : halves) gone += wiring::plan_half_gone(half);
     if (const Status removed = node_.engine.realise(gone); !removed) log::error("{}", removed.error().message());

@@ -123,10 +123,14 @@ Result<Engine::Undo> Engine::apply(const ChangeLink& step) {
     return Undo([this, index, undo = step.undo] { return socket_.request(netlink::set_link(index, undo)); });
 }
 
-Result<Engine::Undo> Engine::apply(const DeleteLink& step) {
-    TRY_SET(const uint32_t index, ifindex(step.name));
-    TRY(socket_.request(netlink::delete_link(index)));
-    link_gone(index);
+Result<Engine::Undo> Engine::apply(const DeleteLinks& step) {
+    std::vector<uint32_t> indexes;
+    for (const auto& name : step.names) {
+        TRY_SET(const uint32_t index, ifindex(name));
+        indexes.push_back(index);
+    }
+    TRY(netlink::delete_links(socket_, indexes));
+    for (uint32_t index : indexes) link_gone(index);
     return Undo();
 }
 

@@ -65,7 +65,7 @@ Status diff_link(const LinkWant& want, const Observed& observed, std::vector<Ste
             return Error(Errc::exists,
                          fmt::format("create {} {}: a {} of that name is there that is not Banana's", kind_name(want),
                                      want.name, link.kind.empty() ? "device" : link.kind));
-        steps.push_back(DeleteLink{want.name});
+        steps.push_back(DeleteLinks{{want.name}});
         steps.push_back(MakeLink{want});
         return {};
     }
@@ -99,7 +99,9 @@ std::string describe(const Step& step) {
             return fmt::format("create {} {}", kind_name(s.want), s.want.name);
         }
         std::string operator()(const ChangeLink& s) const { return "change link " + s.name; }
-        std::string operator()(const DeleteLink& s) const { return "delete link " + s.name; }
+        std::string operator()(const DeleteLinks& s) const {
+            return fmt::format("delete {}", fmt::join(s.names, ", "));
+        }
         std::string operator()(const AttachPort& s) const {
             return fmt::format("attach port {} {}", s.want.device, xconnect::direction_name(s.want.direction));
         }
@@ -138,8 +140,10 @@ Result<std::vector<Step>> diff(const Plan& plan, const Observed& observed) {
         if (want.target.empty() && observed.index_of(want.device) == 0) continue;
         if (entry_differs(want, now.entry, observed) || made(want.target)) steps.push_back(SetEntry{want, now.entry});
     }
+    DeleteLinks gone;
     for (const auto& name : plan.absent)
-        if (observed.links.contains(name)) steps.push_back(DeleteLink{name});
+        if (observed.links.contains(name)) gone.names.push_back(name);
+    if (!gone.names.empty()) steps.push_back(std::move(gone));
     RemovePeers remove;
     for (uint32_t vni : plan.absent_vnis)
         if (std::any_of(observed.peers.begin(), observed.peers.end(), [&](const auto& p) { return p.vni == vni; }))

@@ -40,8 +40,8 @@ struct ChangeLink {
     std::string master;  // by name; "": unchanged
     netlink::LinkChange change, undo;
 };
-struct DeleteLink {
-    std::string name;
+struct DeleteLinks {  // together: the kernel waits for its readers once, not once per link
+    std::vector<std::string> names;
 };
 struct AttachPort {
     PortWant want;
@@ -58,7 +58,7 @@ struct RemovePeers {
     std::vector<uint32_t> vnis;
 };
 
-using Step = std::variant<AllowPeers, MakeLink, ChangeLink, AttachPort, SetEntry, DeleteLink, RemovePeers>;
+using Step = std::variant<AllowPeers, MakeLink, ChangeLink, AttachPort, SetEntry, DeleteLinks, RemovePeers>;
 
 std::string describe(const Step& step);  // "create vxlan bnx0000002a"
 

@@ -33,7 +33,7 @@ public:
     // The steps that realise() would take now.
     Result<std::vector<Step>> difference(const Plan& plan);
     // Reconcile: after realise(plan of everything), removes Banana's own devices that no plan wants, entries of devices
-    // that are gone, and filters of wires that are gone. 
+    // that are gone, and filters of wires that are gone.
     // Returns what was removed, for the log.
     Result<std::vector<std::string>> sweep(const Plan& everything);
 
@@ -58,7 +58,7 @@ private:
     Result<Undo> apply(const AllowPeers& step);
     Result<Undo> apply(const MakeLink& step);
     Result<Undo> apply(const ChangeLink& step);
-    Result<Undo> apply(const DeleteLink& step);
+    Result<Undo> apply(const DeleteLinks& step);
     Result<Undo> apply(const AttachPort& step);
     Result<Undo> apply(const SetEntry& step);
     Result<Undo> apply(const RemovePeers& step);

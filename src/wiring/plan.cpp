@@ -192,7 +192,8 @@ Plan plan_spike(const Site& site, const model::Spike& spike) {
     LinkWant device;
     device.name = spike.device;
     const bool incoming = spike.state == model::SpikeState::incoming;
-    if (spike.kind != model::SpikeKind::netdev) device.txqueuelen = incoming ? spike_queue_frames : spike.old_txqueuelen;
+    if (spike.kind != model::SpikeKind::netdev)
+        device.txqueuelen = incoming ? spike_queue_frames : spike.old_txqueuelen;
     if (spike.kind == model::SpikeKind::macvtap) device.mtu = attachment.mtu;
     plan.links.push_back(std::move(device));
     plan.ports.push_back({spike.device, Direction::ingress, spike_policy(spike.mac, spike.allow_any_mac)});
