@@ -57,6 +57,7 @@ Result<Corm> Corm::from_json(const Json& json) {
     if (found == kinds.end()) return Error(Errc::invalid, fmt::format("'{}' is no kind of Corm", printable(kind, 40)));
     corm.kind = *found;
     corm.device = json.get("device").as_string();
+    if (corm.kind != CormKind::etherstub) TRY(check_device_name(corm.device));
     TRY_SET(const int64_t mtu, json.integer("mtu"));
     TRY(check_mtu(mtu));
     corm.mtu = static_cast<uint32_t>(mtu);

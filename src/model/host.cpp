@@ -62,7 +62,10 @@ Result<Host> Host::from_json(const Json& json) {
     TRY_SET(host.site, json.string("site"));
     TRY_SET(const std::string underlay, json.string("underlay"));
     TRY_SET(host.underlay, IpAddress::parse(underlay));
-    host.underlay_mtu = static_cast<uint32_t>(json.get("underlay_mtu").as_int());
+    if (json.has("underlay_mtu")) {
+        TRY_SET(const int64_t mtu, json.integer("underlay_mtu", 0, UINT32_MAX));
+        host.underlay_mtu = static_cast<uint32_t>(mtu);
+    }
     TRY_SET(host.formats, formats_from_json(json.get("formats")));
     return host;
 }

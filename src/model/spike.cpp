@@ -114,6 +114,7 @@ Json Spike::json() const {
                              {"preference", preference},
                              {"device", device},
                              {"state", spike_state_name(state)},
+                             {"granted", granted},
                              {"old_txqueuelen", old_txqueuelen}});
     if (attachment) out.set("attachment", attachment->json());
     return out;
@@ -138,7 +139,14 @@ Result<Spike> Spike::from_json(const Json& json) {
     if (json.has("attachment")) {
         TRY_SET(s.attachment, Attachment::from_json(json.get("attachment")));
     }
-    s.old_txqueuelen = static_cast<uint32_t>(json.get("old_txqueuelen").as_int());
+    // What is built or wired is so by an attachment; whoever reads the record relies on that.
+    if (s.state != SpikeState::unwired && !s.attachment)
+        return Error(Errc::invalid, fmt::format("a Spike that is {} and has no attachment", spike_state_name(s.state)));
+    if (json.has("old_txqueuelen")) {
+        TRY_SET(const int64_t frames, json.integer("old_txqueuelen", 0, UINT32_MAX));
+        s.granted = json.get("granted").as_string();
+        s.old_txqueuelen = static_cast<uint32_t>(frames);
+    }
     return s;
 }
 

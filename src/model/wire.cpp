@@ -83,7 +83,9 @@ Status Wire::flip(uint64_t epoch) {
 }
 
 Status Wire::flip_back(const std::string& by) {
-    if (owner() != by) return Error(Errc::refused, fmt::format("Spike {} belongs to {}, not to {}", name, owner(), by));
+    if (!active || active->host != by)
+        return Error(Errc::refused,
+                     fmt::format("Spike {} belongs to {}, not to {}", name, active ? active->host : "nobody", by));
     if (phase == Phase::flipped) to(Phase::standby);
     return {};
 }
@@ -193,6 +195,14 @@ Result<Wire> Wire::from_json(const Json& json) {
     const bool wants_standby = wire.phase == Phase::standby || wire.phase == Phase::flipped;
     if (wire.active.has_value() != wants_active || wire.standby.has_value() != wants_standby)
         return Error(Errc::invalid, fmt::format("phase {} does not fit the halves that are there", phase));
+    // An epoch beyond the last one that was handed out would be handed out a second time.
+    for (const auto& half : {wire.active, wire.standby})
+        if (half && (half->epoch == 0 || half->epoch > wire.last_epoch))
+            return Error(Errc::invalid,
+                         fmt::format("epoch {} of a half is not among 1 to {}", half->epoch, wire.last_epoch));
+    if (wire.standby && wire.standby->epoch <= wire.active->epoch)
+        return Error(Errc::invalid, fmt::format("standby epoch {} is not after the active one, {}", wire.standby->epoch,
+                                                wire.active->epoch));
     return wire;
 }
 
