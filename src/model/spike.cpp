@@ -114,7 +114,6 @@ Json Spike::json() const {
                              {"preference", preference},
                              {"device", device},
                              {"state", spike_state_name(state)},
-                             {"granted", granted},
                              {"old_txqueuelen", old_txqueuelen}});
     if (attachment) out.set("attachment", attachment->json());
     return out;
@@ -144,7 +143,6 @@ Result<Spike> Spike::from_json(const Json& json) {
         return Error(Errc::invalid, fmt::format("a Spike that is {} and has no attachment", spike_state_name(s.state)));
     if (json.has("old_txqueuelen")) {
         TRY_SET(const int64_t frames, json.integer("old_txqueuelen", 0, UINT32_MAX));
-        s.granted = json.get("granted").as_string();
         s.old_txqueuelen = static_cast<uint32_t>(frames);
     }
     return s;
