@@ -123,22 +123,31 @@ def serial_output(lab: "Lab", name: str, host: str) -> str:
 
 
 def start(lab: "Lab", vm: Vm, host: str, timeout: float) -> None:
-    image = lab_image.build()
-    if not (lab.host(host).root / str(image.kernel).lstrip("/")).exists():
-        raise LabError(f"{image.kernel} is not visible on {host}: BANANA_CACHE must not lie in /run, /etc or /var/lib")
-    lab.exec(host, "virsh", "-q", "define", "/dev/stdin", stdin=domain_xml(vm, image))
+    define(lab, domain_xml(vm, lab_image.build()), host)
     lab.virsh(host, "start", vm.name)
-    ready = f"BANANA-GUEST READY {vm.name}"
+    wait_ready(lab, vm.name, host, timeout)
+
+
+def define(lab: "Lab", xml: str, host: str) -> None:
+    kernel = lab_image.build().kernel
+    if not (lab.host(host).root / str(kernel).lstrip("/")).exists():
+        raise LabError(f"{kernel} is not visible on {host}: BANANA_CACHE must not lie in /run, /etc or /var/lib")
+    lab.exec(host, "virsh", "-q", "define", "/dev/stdin", stdin=xml)
+
+
+def wait_ready(lab: "Lab", name: str, host: str, timeout: float = 180) -> None:
+    """Until a guest that was started says that it is ready; LabError if it ends instead."""
+    ready = f"BANANA-GUEST READY {name}"
 
     def ready_or_gone() -> bool:
-        if ready in serial_output(lab, vm.name, host):
+        if ready in serial_output(lab, name, host):
             return True
-        state = lab.virsh(host, "domstate", vm.name).strip()
+        state = lab.virsh(host, "domstate", name).strip()
         if state != "running":
-            raise LabError(f"guest {vm.name} on {host} is {state}; its console:\n{serial_output(lab, vm.name, host)}")
+            raise LabError(f"guest {name} on {host} is {state}; its console:\n{serial_output(lab, name, host)}")
         return False
 
-    wait_until(ready_or_gone, timeout, f"guest {vm.name} on {host} to be ready (see {serial_log(vm.name)} there)", 0.1)
+    wait_until(ready_or_gone, timeout, f"guest {name} on {host} to be ready (see {serial_log(name)} there)", 0.1)
 
 
 def shell(lab: "Lab", name: str, command: str, timeout: float, check: bool) -> str:
