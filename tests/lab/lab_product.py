@@ -204,10 +204,22 @@ def wait_peers(lab: Lab, hosts: list[str] | None = None, timeout: float = 30) ->
 
 
 @contextlib.contextmanager
+def without_bananad(lab: Lab, *hosts: str) -> Iterator[None]:
+    """Crashed on these hosts, and started again in the end."""
+    for host in hosts:
+        lab.kill_daemon(host, "bananad", signal.SIGKILL)
+    try:
+        yield
+    finally:
+        for host in hosts:
+            lab.start_bananad(host)
+
+
+@contextlib.contextmanager
 def rule(lab: Lab, host: str, hook: str, match: str) -> Iterator[None]:
     """Frames that match are dropped on a host's underlay meanwhile."""
-    lab.exec(host, "nft", "-f", "-", stdin=f"table inet lab_fault {{ chain c {{ type filter hook {hook} priority -400;"
-                                           f" {match} drop; }} }}")
+    chain = f"chain c {{\ntype filter hook {hook} priority -400;\n{match} drop\n}}"
+    lab.exec(host, "nft", "-f", "-", stdin=f"table inet lab_fault {{\n{chain}\n}}\n")
     try:
         yield
     finally:
