@@ -143,6 +143,7 @@ Status Daemon::Impl::listen() {
     control = std::make_unique<rpc::ControlServer>(io, control_options, node->control);
     TRY(control->start());
     node->peers.on_up([this](const std::string& peer) {
+        node->refresh_underlay();
         corms->peer_up(peer);
         spikes->peer_up(peer);
     });

@@ -1,7 +1,7 @@
 // Daemon: bananad, put together: what is started in which order, and what wakes it.
 //
-// Concepts: one thread, one io_context. Order of start: records, kernel (the plan of all records is realised, strays are
-// swept), control socket, peers, libvirt; it is ready when the control socket answers, without waiting for peers or
+// Concepts: one thread, one io_context. Order of start: records, kernel (the plan of all records is realised, strays
+// are swept), control socket, peers, libvirt; it is ready when the control socket answers, without waiting for peers or
 // libvirt. On SIGTERM and SIGINT it closes its sockets and ends; links, maps, programs and filters stay, and with them
 // all traffic. Threading: run() is the thread. Errors: start() names what could not be opened.
 #pragma once

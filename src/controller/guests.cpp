@@ -13,6 +13,19 @@ using model::Spike;
 using model::SpikeKind;
 using model::SpikeState;
 
+namespace {
+
+// libvirt polices at the tap's ingress qdisc, which the cross-connect's frames never reach (tcx) or would end in
+// (clsact): the limit would silently not hold, or the wire would be cut.
+Error outbound_limit(const std::string& interface, const std::string& domain) {
+    return {Errc::unsupported,
+            fmt::format("interface {} of domain {}: <bandwidth> with <outbound> cannot limit a banana "
+                        "interface; remove <outbound> (<inbound> works)",
+                        interface, domain)};
+}
+
+}  // namespace
+
 Guests::Guests(Node& node, Corms& corms, Spikes& spikes, Handover& handover)
     : node_(node), corms_(corms), spikes_(spikes), handover_(handover) {}
 
@@ -145,11 +158,7 @@ Status Guests::check_interface(const Interface& interface, const Spike& spike) c
     if (corm != nullptr && interface.mtu == 0 && corm->mtu < 1500)
         log::warning("domain {}, interface {}: Corm {} has MTU {}; <mtu size='{}'/> in the interface tells the guest",
                      spike.domain, interface.name, spike.corm, corm->mtu, corm->mtu);
-    if (interface.bandwidth_outbound && node_.engine.crossconnect().mode() == xconnect::AttachMode::clsact)
-        return Error(Errc::unsupported,
-                     fmt::format("interface {} of domain {}: <bandwidth> with outbound needs the hook slot that this "
-                                 "kernel's cross-connect uses (tcx, Linux 6.6, removes the limit); remove <outbound>",
-                                 interface.name, spike.domain));
+    if (interface.bandwidth_outbound) return outbound_limit(interface.name, spike.domain);
     return {};
 }
 
@@ -228,7 +237,7 @@ asio::awaitable<void> Guests::end(std::string uuid) {
     incoming_.erase(uuid);
     for (const auto& spike : spikes_.of_domain(uuid)) {
         const auto guard = co_await spikes_.lock(spike.key);
-        handover_.ended(spike.key);
+        handover_.ended(spike);
         const auto released = co_await spikes_.release(spike.key, spike.kind == SpikeKind::tap);
         if (!released) log::error("{}", released.error().message());
     }
@@ -240,7 +249,7 @@ asio::awaitable<void> Guests::unplugged(std::string key, std::string device) {
     // Its place may have been taken meanwhile, by a tap of the same guest's next start.
     if (spike == nullptr || spike->kind != SpikeKind::tap || spike->device != device) co_return;
     if (node_.engine.ifindex(device)) co_return;
-    handover_.ended(key);
+    handover_.ended(*spike);
     const auto released = co_await spikes_.release(key, true);
     if (!released) log::error("{}", released.error().message());
 }
@@ -266,8 +275,7 @@ Async<Json> Guests::hook_network(Json params) {
     const Spike* known = spikes_.table().find(key);
     if (known != nullptr && known->corm == corm.full_name() && known->state != SpikeState::unwired)
         co_return Json::object();  // a start: `prepare` has built it
-    if (facts.bandwidth_outbound && node_.engine.crossconnect().mode() == xconnect::AttachMode::clsact)
-        co_return Error(Errc::unsupported, "<bandwidth> with outbound needs tcx (Linux 6.6) on a banana interface");
+    if (facts.bandwidth_outbound) co_return outbound_limit(facts.mac, facts.owner_name);
     Json question = Json::object({{"spike", key}, {"corm", corm.full_name()}, {"mac", mac.text()}});
     const auto answer = co_await node_.call(corm.host, "wire.check", question);
     if (!answer) co_return answer.error().context("interface " + facts.mac + " of domain " + facts.owner_name);

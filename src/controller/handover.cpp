@@ -70,7 +70,7 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     if (known == nullptr || !known->attachment || known->state != SpikeState::wired)
         co_return Error(Errc::refused,
                         fmt::format("host {} does not have Spike {}", node_.config.host, printable(key, 80)));
-    const Spike spike = *known;
+    Spike spike = *known;
     const auto job = co_await node_.libvirt.job(spike.uuid, job_deadline);
     if (!job) co_return job.error().context(fmt::format("grant Spike {} to host {}", spike.name, destination));
     if (!job->migration_out) {
@@ -91,7 +91,8 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     grant.nonce = random_hex(16);
     grant.expires = wall_ns() / 1'000'000'000 + grant_life_s;
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
-    outgoing_[key] = destination;
+    spike.granted = destination;
+    CO_TRY(spikes_.save(spike));
     record(spike, node_.config.host, destination);
     note(key, "granted", "granted to host " + destination);
     log::info("Spike {}: granted to host {} (epoch {})", spike.name, destination, grant.owner_epoch);
@@ -106,7 +107,7 @@ void Handover::qmp_event(const Domain& domain, const std::string& name, const Js
     const bool arrived = name == "RESUME" || status == "completed";
     for (const auto& spike : spikes_.of_domain(domain.uuid)) {
         const std::string what = status.empty() ? name : name + " " + status;
-        if (spike.state == SpikeState::wired && stops && outgoing_.contains(spike.key)) {
+        if (spike.state == SpikeState::wired && stops && !spike.granted.empty()) {
             note(spike.key, "stopping", what);
             node_.spawn(leave(spike.key), "flipping a wire");
         } else if (spike.state == SpikeState::leaving && runs_here) {
@@ -140,10 +141,12 @@ asio::awaitable<void> Handover::leave(std::string key) {
     if (!flipped) {
         log::warning("Spike {}: not handed over: {}", spike.name, flipped.error().message());
         note(key, "failed", "flip: " + flipped.error().message());
-        if (flipped.error().code() == Errc::refused) outgoing_.erase(key);
+        if (flipped.error().code() != Errc::refused) co_return;
+        spike.granted.clear();
+        (void)spikes_.save(spike);
         co_return;
     }
-    note(key, "flipped", "frames to the guest go to host " + outgoing_[key]);
+    note(key, "flipped", "frames to the guest go to host " + spike.granted);
     if (spike.move(SpikeState::leaving)) (void)spikes_.save(spike);
 }
 
@@ -162,7 +165,7 @@ asio::awaitable<void> Handover::come_back(std::string key, std::string uuid) {
         log::warning("Spike {}: flip back: {}; trying again", spike.name, back.error().message());
         co_await node_.sleep(wait);
     }
-    outgoing_.erase(key);
+    spike.granted.clear();
     note(key, "returned", "the guest runs on at the source");
     log::notice("Spike {}: its guest runs on here ({}); frames come back", spike.name, state->text());
     if (spike.move(SpikeState::wired)) (void)spikes_.save(spike);
@@ -193,6 +196,7 @@ asio::awaitable<void> Handover::activate(std::string key, std::string sign) {
     note(key, "active", fmt::format("epoch {} is active", spike.attachment->half.epoch));
     log::info("Spike {}: active on this host, epoch {} ({})", spike.name, spike.attachment->half.epoch, sign);
     node_.spawn(restore_queue(key), "restoring a tap's queue");
+    node_.spawn(tell_home(spike), "telling a Spike's home");
     if (on_active) on_active(spike.uuid);
 }
 
@@ -220,8 +224,16 @@ asio::awaitable<void> Handover::resync() {
     }
 }
 
-void Handover::ended(const std::string& key) {
-    if (outgoing_.erase(key) != 0) note(key, "gone", "released at the source");
+void Handover::ended(const Spike& spike) {
+    if (!spike.granted.empty()) note(spike.key, "gone", "released at the source");
+}
+
+// A hint to the home, and no more: it may be lost.
+asio::awaitable<void> Handover::tell_home(Spike spike) {
+    if (spike.home == node_.config.host) co_return;
+    Json params = Json::object({{"name", spike.name}, {"epoch", spike.attachment->half.epoch}});
+    const auto told = co_await node_.call(spike.home, "spike.moved", params);
+    if (!told) log::info("Spike {}: its home was not told: {}", spike.name, told.error().message());
 }
 
 }  // namespace banana::controller

@@ -1,7 +1,7 @@
 // Handover: the moments of a live migration, at its source and at its destination (design §6).
 //
 // Concepts:
-//   source       a Spike whose owner granted it to another host is *outgoing*. Its QEMU's STOP, or MIGRATION
+//   source       a Spike that its owner granted to another host is *outgoing*. Its QEMU's STOP, or MIGRATION
 //                pre-switchover or device (a paused guest has no STOP), flips the wire: from then on frames to the
 //                guest wait in the destination's tap. If the guest runs again here (RESUME, and libvirt says so when
 //                asked), the wire is flipped back.
@@ -27,8 +27,8 @@ public:
 
     void qmp_event(const Domain& domain, const std::string& name, const Json& data);
     void first_frame(const xconnect::FirstFrame& report);
-    asio::awaitable<void> resync();      // after libvirt's events were lost
-    void ended(const std::string& key);  // the Spike was released here
+    asio::awaitable<void> resync();         // after libvirt's events were lost
+    void ended(const model::Spike& spike);  // it is being released here
 
     // A guest became this host's.
     std::function<void(const std::string& uuid)> on_active;
@@ -49,14 +49,14 @@ private:
     asio::awaitable<void> come_back(std::string key, std::string uuid);
     asio::awaitable<void> activate(std::string key, std::string sign);
     asio::awaitable<void> restore_queue(std::string key);
+    asio::awaitable<void> tell_home(model::Spike spike);
     Record& record(const model::Spike& spike, const std::string& from, const std::string& to);
     void note(const std::string& key, const std::string& phase, const std::string& what);
 
     Node& node_;
     Spikes& spikes_;
     migration::Grants& grants_;
-    std::map<std::string, std::string> outgoing_;  // Spike key -> destination it was granted to
-    std::map<std::string, Record> records_;        // by key; the latest of each
+    std::map<std::string, Record> records_;  // by key; the latest of each
 };
 
 }  // namespace banana::controller

@@ -42,11 +42,13 @@ Node::Node(asio::io_context& io_context, Config configuration, wiring::Engine en
       prober(io),
       peers(io, peer_config(config, self().json()), dispatcher),
       libvirt(io, config.libvirt_uri),
-      started_ns(monotonic_ns()) {}
+      started_ns(monotonic_ns()) {
+    refresh_underlay();
+}
 
-uint32_t Node::underlay_mtu() const {
+uint32_t Node::find_underlay_mtu() {
     if (config.underlay_mtu) return static_cast<uint32_t>(*config.underlay_mtu);
-    auto& socket = const_cast<Node*>(this)->engine.socket();
+    auto& socket = engine.socket();
     const auto links = netlink::links(socket, {0, "", false});
     if (!links) return 0;
     for (const auto& link : *links) {
@@ -58,7 +60,14 @@ uint32_t Node::underlay_mtu() const {
     return 0;
 }
 
-model::Host Node::self() const { return {config.host, config.site, config.underlay, underlay_mtu(), built_formats}; }
+void Node::refresh_underlay() {
+    const uint32_t now = find_underlay_mtu();
+    if (now == underlay_mtu_) return;
+    underlay_mtu_ = now;
+    peers.set_capabilities(self().json());
+}
+
+model::Host Node::self() const { return {config.host, config.site, config.underlay, underlay_mtu_, built_formats}; }
 
 Result<model::Host> Node::host(const std::string& name) const {
     if (name == config.host) return self();

@@ -29,6 +29,7 @@ public:
 
     model::Host self() const;
     Result<model::Host> host(const std::string& name) const;  // unreachable: a peer that is not up
+    void refresh_underlay();  // looks at the underlay's device again, and tells the peers what is new
     wiring::Site site() const { return {config.host, config.underlay, config.vxlan_port}; }
 
     // The reply of `host`'s handler; the error names the host when it cannot be reached.
@@ -50,7 +51,8 @@ public:
     int64_t started_ns;  // monotonic
 
 private:
-    uint32_t underlay_mtu() const;
+    uint32_t find_underlay_mtu();
+    uint32_t underlay_mtu_ = 0;  // bytes; 0: the underlay address is on no device (yet)
 };
 
 // The host that asks: this one for the control socket and for calls by call() on itself.

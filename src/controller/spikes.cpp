@@ -204,6 +204,7 @@ Async<void> Spikes::release(std::string key, bool forget) {
         log::error("Spike {}: {}", spike.name, gone.error().message());
     if (spike.kind == SpikeKind::tap) spike.device.clear();
     CO_TRY(spike.move(SpikeState::unwired));
+    spike.granted.clear();
     const Status closed = co_await close_at_corm(spike);
     if (closed) {
         spike.attachment.reset();

@@ -60,7 +60,7 @@ private:
     Corms& corms_;
     Wires& wires_;
     Status erase(const std::string& key);
-    registry::Table<model::Spike> table_;  // by key
+    registry::Table<model::Spike> table_;           // by key
     std::map<std::string, std::string> by_device_;  // device -> key, derived from the table
 };
 

@@ -74,6 +74,7 @@ std::vector<std::string> Views::warnings() const {
 }
 
 Json Views::status() {
+    node_.refresh_underlay();
     size_t wired = 0, spikes = spikes_.table().size();
     wires_.table().each([&](const Wire& wire) { wired += wire.phase != Phase::idle ? 1 : 0; });
     const Json libvirt = Json::object({{"uri", node_.config.libvirt_uri},
@@ -245,11 +246,12 @@ Async<Json> Views::probe(Json params) {
 
 Json Views::doctor() {
     Json checks = Json::array();
+    node_.refresh_underlay();
     checks.push(check("bridge-nf-call", !bridge_nf_call(), "whether frames through bridges pass iptables",
                       "sysctl net.bridge.bridge-nf-call-iptables=0"));
     const bool tcx = node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx;
-    checks.push(check("cross-connect", tcx, tcx ? "attached by tcx" : "attached by clsact: this kernel has no tcx",
-                      "libvirt's <bandwidth> with outbound is refused on banana interfaces; Linux 6.6 has tcx"));
+    checks.push(check("cross-connect", true, tcx ? "attached by tcx" : "attached by clsact: this kernel has no tcx",
+                      "nothing to do; Linux 6.6 has tcx, which leaves the qdisc slot to others"));
     checks.push(check("libvirt", node_.libvirt.connected() || !node_.libvirt.used(),
                       node_.libvirt.used() ? node_.config.libvirt_uri : "not used", node_.libvirt.problem()));
     const bool hooks = access(BANANA_SYSCONFDIR "/libvirt/hooks/qemu.d/50-banana", X_OK) == 0 ||

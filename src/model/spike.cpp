@@ -114,6 +114,7 @@ Json Spike::json() const {
                              {"preference", preference},
                              {"device", device},
                              {"state", spike_state_name(state)},
+                             {"granted", granted},
                              {"old_txqueuelen", old_txqueuelen}});
     if (attachment) out.set("attachment", attachment->json());
     return out;
@@ -145,6 +146,7 @@ Result<Spike> Spike::from_json(const Json& json) {
         TRY_SET(const int64_t frames, json.integer("old_txqueuelen", 0, UINT32_MAX));
         s.old_txqueuelen = static_cast<uint32_t>(frames);
     }
+    s.granted = json.get("granted").as_string();
     return s;
 }
 

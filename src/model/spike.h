@@ -58,6 +58,7 @@ struct Spike {
     std::string device;  // in the cross-connect: tap, adopted netdev, or the other end of a macvtap's lower device
     SpikeState state = SpikeState::unwired;
     std::optional<Attachment> attachment;
+    std::string granted;          // the host that this one granted it to; empty: nobody asked
     uint32_t old_txqueuelen = 0;  // to be restored; 0: nothing to restore
 
     Status move(SpikeState next);  // checks the edge; Errc::failed is a bug of the caller's

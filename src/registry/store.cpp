@@ -31,13 +31,15 @@ std::string column_text(sqlite3_stmt* statement, int index) {
 void Store::Close::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
 void Store::Close::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
 
-Error Store::error(const std::string& what) const {
-    return Error(fmt::format("{}: {}", what, sqlite3_errmsg(db_.get())));
+Error Store::cause() const {
+    const bool locked = sqlite3_errcode(db_.get()) == SQLITE_BUSY;
+    return {locked ? Errc::busy : Errc::failed, sqlite3_errmsg(db_.get())};
 }
+Error Store::error(const std::string& what) const { return cause().context(what); }
 
 Status Store::execute(const char* sql) {
     if (sqlite3_exec(db_.get(), sql, nullptr, nullptr, nullptr) == SQLITE_OK) return {};
-    return Error(sqlite3_errmsg(db_.get()));
+    return cause();
 }
 
 Result<Store> Store::open(const std::string& path) {
@@ -60,12 +62,13 @@ Result<Store> Store::open(const std::string& path) {
     TRY_SET(const auto version, store.prepare("PRAGMA user_version", "", ""));
     if (sqlite3_step(version.get()) != SQLITE_ROW) return store.error(what);
     const int found = sqlite3_column_int(version.get(), 0);
+    if (found == schema_version) return store;  // nothing is written: a full disk stops no daemon from starting
     if (found > schema_version)
         return Error(Errc::unsupported, fmt::format("{}: its format is {}, this bananad knows up to {}; use the newer "
                                                     "bananad that wrote it",
                                                     what, found, schema_version));
-    TRY(store.execute(schema).context(what));
-    TRY(store.execute(fmt::format("PRAGMA user_version={}", schema_version).c_str()).context(what));
+    TRY(store.execute(fmt::format("BEGIN; {} PRAGMA user_version={}; COMMIT", schema, schema_version).c_str())
+            .context(what));
     return store;
 }
 
@@ -107,8 +110,11 @@ Result<std::optional<Record>> Store::get(const std::string& kind, const std::str
 Result<int64_t> Store::write(const char* operation, const char* sql, const std::string& kind, const std::string& key,
                              const Json& document, int64_t expected) {
     const std::string what = fmt::format("{} {} {}", operation, kind, key);
+    const std::string text = document.dump();
+    if (text.size() > json_max_bytes)  // it could not be read again, nor anything else of its kind be listed
+        return Error(Errc::invalid, fmt::format("{}: {} bytes; the limit is {}", what, text.size(), json_max_bytes));
     TRY_SET(const auto statement, prepare(sql, kind, key));
-    TRY(bind_text(statement.get(), 3, document.dump()).context(what));
+    TRY(bind_text(statement.get(), 3, text).context(what));
     if (sqlite3_bind_parameter_count(statement.get()) >= 4) sqlite3_bind_int64(statement.get(), 4, expected);
     const int rc = sqlite3_step(statement.get());
     if (rc == SQLITE_DONE)

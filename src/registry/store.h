@@ -5,7 +5,8 @@
 // cut may lose the last writes but never tears one (SQLite documentation, "Write-Ahead Logging"; the kernel's links,
 // which the records describe, are gone then as well).
 // compare_and_set() is what serialises a wire: it fails when somebody else wrote in between.
-// Threading: one thread. Errors: "<operation> <kind> <key>: <SQLite's text>"; busy when compare_and_set lost.
+// Threading: one thread. Errors: "<operation> <kind> <key>: <SQLite's text>"; busy when compare_and_set lost,
+// or another daemon has the file.
 #pragma once
 
 #include <cstdint>
@@ -54,6 +55,7 @@ private:
     Result<Statement> prepare(const char* sql, const std::string& kind, const std::string& key);
     Result<int64_t> write(const char* operation, const char* sql, const std::string& kind, const std::string& key,
                           const Json& document, int64_t expected);
+    Error cause() const;  // of the last failure
     Error error(const std::string& what) const;
 
     std::unique_ptr<sqlite3, Close> db_;
