@@ -6,7 +6,7 @@
 namespace banana::controller {
 
 asio::awaitable<KeyLock::Guard> KeyLock::acquire(std::string key) {
-    const auto [it, free] = held_.try_emplace(key);
+    const auto [it, free] = held_->try_emplace(key);
     if (!free) {
         // The timer never fires; cancelling it hands the lock over.
         auto turn = std::make_shared<asio::steady_timer>(io_, asio::steady_timer::time_point::max());
@@ -14,17 +14,18 @@ asio::awaitable<KeyLock::Guard> KeyLock::acquire(std::string key) {
         asio::error_code ignored;
         co_await turn->async_wait(asio::redirect_error(asio::use_awaitable, ignored));
     }
-    co_return Guard(*this, std::move(key));
+    co_return Guard(held_, std::move(key));
 }
 
-void KeyLock::release(const std::string& key) {
-    const auto it = held_.find(key);
-    if (it == held_.end()) return;
+KeyLock::Guard::~Guard() {
+    if (!held_) return;
+    const auto it = held_->find(key_);
+    if (it == held_->end()) return;
     if (it->second.empty()) {
-        held_.erase(it);
+        held_->erase(it);
         return;
     }
-    auto next = it->second.front();
+    const auto next = it->second.front();
     it->second.pop_front();
     next->cancel();
 }

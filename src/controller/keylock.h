@@ -3,7 +3,7 @@
 // Concepts: everything runs on one thread, but a coroutine that awaits a peer lets others run between; what must not be
 // interleaved for one object is done under its lock. Locks are taken in the order Corm, Spike, wire, never the other
 // way round.
-// Threading: the io_context's single thread. The KeyLock must outlive its guards.
+// Threading: the io_context's single thread.
 #pragma once
 
 #include <asio/io_context.hpp>
@@ -18,31 +18,31 @@
 namespace banana::controller {
 
 class KeyLock {
+    using Timer = std::shared_ptr<asio::steady_timer>;
+    using Held = std::map<std::string, std::deque<Timer>>;  // key -> who waits
+
 public:
     class Guard {
     public:
-        Guard(KeyLock& lock, std::string key) : lock_(&lock), key_(std::move(key)) {}
-        Guard(Guard&& other) noexcept : lock_(std::exchange(other.lock_, nullptr)), key_(std::move(other.key_)) {}
+        Guard(std::shared_ptr<Held> held, std::string key) : held_(std::move(held)), key_(std::move(key)) {}
+        Guard(Guard&& other) noexcept : held_(std::move(other.held_)), key_(std::move(other.key_)) {}
         Guard& operator=(Guard&&) = delete;
         Guard(const Guard&) = delete;
-        ~Guard() {
-            if (lock_ != nullptr) lock_->release(key_);
-        }
+        ~Guard();
 
     private:
-        KeyLock* lock_;
+        std::shared_ptr<Held> held_;
         std::string key_;
     };
 
-    explicit KeyLock(asio::io_context& io) : io_(io) {}
+    explicit KeyLock(asio::io_context& io) : io_(io), held_(std::make_shared<Held>()) {}
     asio::awaitable<Guard> acquire(std::string key);
-    bool held(const std::string& key) const { return held_.contains(key); }
+    bool held(const std::string& key) const { return held_->contains(key); }
 
 private:
-    void release(const std::string& key);
-
     asio::io_context& io_;
-    std::map<std::string, std::deque<std::shared_ptr<asio::steady_timer>>> held_;  // key -> who waits
+    // Shared with the guards: those of coroutines that never end are destroyed with the io_context, after this.
+    std::shared_ptr<Held> held_;
 };
 
 }  // namespace banana::controller
