@@ -125,7 +125,8 @@ Status ask(const Call& call, const Subject& subject, const Environment& environm
     params.set(subject.member, subject.facts);
     auto answer = client->call("hook." + call.driver, params, deadline.left());
     if (answer) return {};
-    if (answer.error().code() == Errc::timeout)
+    // bananad's own answer may be a time-out, too: that of a probe, whose words are the ones to show.
+    if (answer.error().code() == Errc::timeout && deadline.left().count() == 0)
         return Error(Errc::timeout, fmt::format("bananad did not answer the {} of {} within {} ms", call.operation,
                                                 printable(call.object), environment.deadline.count()));
     return answer.error();
