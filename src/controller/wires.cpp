@@ -189,7 +189,9 @@ Result<uint32_t> Wires::free_connector() {
 
 Result<Half> Wires::make_half(const std::string& host, const model::Corm& corm, const std::string& preference) {
     TRY_SET(const model::Host spike_host, node_.host(host));
-    TRY_SET(const auto choice, model::choose_format(preference, corm.formats, spike_host, node_.self()));
+    TRY_SET(
+        const auto choice,
+        model::choose_format(preference, corm.formats, spike_host, node_.self()).context("Corm " + corm.full_name()));
     Half half;
     half.host = host;
     half.format = choice.format;

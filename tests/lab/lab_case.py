@@ -55,12 +55,13 @@ class LabCase(unittest.TestCase):
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
         """A failure shows what the daemons said."""
         before = _bad(result)
+        logs = [host.root / lab_hosts.BANANAD_LOG.lstrip("/") for host in self.lab.hypervisors]
+        sizes = [log.stat().st_size for log in logs]
         done = super().run(result)
-        if result is not None and _bad(result) > before:
-            for host in self.lab.hypervisors:
-                log = host.root / lab_hosts.BANANAD_LOG.lstrip("/")
-                tail = log.read_text(errors="replace").splitlines()[-25:] if log.exists() else []
-                print(f"--- bananad on {host.name}, after {self.id()}:", *tail, sep="\n", file=sys.stderr)
+        if _bad(result) > before:
+            for host, log, size in zip(self.lab.hypervisors, logs, sizes):
+                lines = log.read_bytes()[size:].decode(errors="replace").splitlines()
+                print(f"--- bananad on {host.name} during {self.id()}:", *lines[-30:], sep="\n", file=sys.stderr)
         return done
 
     @classmethod

@@ -1,0 +1,230 @@
+#!/usr/bin/python3
+"""Corms of each kind, what they allow, and what may not be done to them.
+
+    ext --- eth1 hv1 [Corm lab]    hv1 [Corm stub]            hv1 [Corm adopted] on br7 --- plain (a Box)
+    guests and Boxes on hv1 and hv2
+"""
+
+import json
+import sys
+import unittest
+
+sys.dont_write_bytecode = True
+
+from banana_lab import Nic, Vm, wait_until  # noqa: E402
+from lab_case import PATIENCE, Box, LabCase  # noqa: E402
+
+MOVED = "192.0.2.1"
+GATEWAY = "192.0.2.254"
+
+
+class Corms(LabCase):
+    corms = {"lab": ("--uplink", "eth1")}
+
+    def corm(self, name: str, *words: str, host: str = "hv1") -> dict[str, object]:
+        made: dict[str, object] = self.banana(host, "corm", "create", name, *words)
+        self.addCleanup(self.lab.exec, host, "banana", "corm", "delete", name, check=False)
+        self.await_network(name)
+        return made
+
+    def box(self, host: str, name: str, address: str, corm: str = "", mtu: int = 1500, wire: str = "auto") -> Box:
+        """A Box; with a Corm, adopted as Spike HOST/dev/NAME and connected to it."""
+        made = Box(self, host, name, f"{address}/24", mtu)
+        if corm:
+            self.banana(host, "spike", "adopt", name, "--device", name)
+            self.addCleanup(self.banana, host, "spike", "delete", name)
+            self.banana(host, "connect", name, corm, "--wire", wire)
+            self.addCleanup(self.banana, host, "disconnect", name)
+        return made
+
+    # ---- adopted netdevs -----------------------------------------------------------------------------------------
+
+    def test_adopted_natively(self) -> None:
+        self.adopted("hv1", "10.77.0.61", "native")
+
+    def test_adopted_by_vxlan(self) -> None:
+        self.adopted("hv2", "10.77.0.62", "vxlan")
+
+    def adopted(self, host: str, address: str, wire: str) -> None:
+        spike = f"{host}/dev/ct0"
+        box = self.box(host, "ct0", address, "lab")
+        self.reach_whole(address)
+        self.check_ext_is_reached(box)
+        shown = self.wires("hv1", spike)[0]
+        self.assertEqual((shown["format"], shown["mtu"]), (wire, 1500))
+        self.assertEqual(self.await_spike(host, spike)["kind"], "netdev")
+        self.assertIn("disconnect", self.refused(host, "banana", "spike", "delete", "ct0"))
+        self.assertIn("already", self.refused(host, "banana", "connect", "ct0", "lab"))
+        self.banana(host, "disconnect", "ct0")
+        self.unreachable(address)
+        wait_until(lambda: not self.wires("hv1", spike), PATIENCE, f"wire {spike} to go")
+        for other in ("hv1", "hv2"):
+            self.await_no_devices(other)
+        self.assertIn("ct0@", self.lab.exec(host, "ip", "-br", "link").stdout)  # it is its owner's
+        self.banana(host, "connect", "ct0", "lab")
+        self.reach_whole(address)
+
+    def check_ext_is_reached(self, box: Box) -> None:
+        """The other way round: asked from within the Box, of a server in ext."""
+        with self.lab.spawn("ext", "traffic", "serve") as server:
+            server.expect("LISTENING")
+            self.reach_whole("10.77.0.1", box.host, space=box.name)
+
+    def test_adopted_across_the_underlay_costs_are_shown(self) -> None:
+        self.box("hv2", "cost", "10.77.0.63", "lab")
+        self.reach_whole("10.77.0.63")
+        shown = json.dumps(self.banana("hv2", "wire", "show", "hv2/dev/cost"))
+        self.assertIn("two IP fragments", shown)  # 1550 B on an underlay of 1500
+
+    def test_adoption_is_refused(self) -> None:
+        for device, why in (("nowhere0", "no device"), ("lo", "loopback"), ("eth1", "port of another")):
+            self.assertIn(why, self.refused("hv1", "banana", "spike", "adopt", "odd", "--device", device))
+        self.assertEqual(self.banana("hv1", "spike", "list")["spikes"], [])
+
+    # ---- kinds of Corm -------------------------------------------------------------------------------------------
+
+    def test_two_guests_on_an_etherstub(self) -> None:
+        made = self.corm("stub", "--etherstub", "--mtu", "1500")
+        self.assertEqual((made["kind"], made["device"], made["mtu"]), ("etherstub", "", 1500))
+        for host, name, address in (("hv1", "one", "10.77.0.71/24"), ("hv2", "two", "10.77.0.72/24")):
+            self.start(Vm(name, [Nic(network="banana-stub", address=address)]), host)
+        for name, other in (("one", "10.77.0.72"), ("two", "10.77.0.71")):
+            wait_until(lambda at=name: self.asks(at, "traffic df --peer {} --size 100 --timeout 2", other), PATIENCE,
+                       f"{name} to be answered by {other}")
+            self.assertTrue(self.asks(name, "traffic df --peer {} --size 1500 --count 20 --timeout 15", other))
+        self.assertEqual([wire["format"] for wire in self.banana("hv1", "wire", "list")["wires"]], ["native", "vxlan"])
+        self.unreachable("10.77.0.71")  # no uplink: not a word to ext
+        text = self.refused("hv1", "banana", "corm", "delete", "stub")
+        self.assertIn("hv1/one/net0", text)
+        self.assertIn("hv2/two/net0", text)
+        self.assertIn("hv1/stub", self.refused("hv2", "banana", "corm", "delete", "stub"))  # it is hv1's
+        self.remove("one", "two")
+        self.await_nothing_left("hv1/one/net0", "hv2/two/net0")
+        self.banana("hv1", "corm", "delete", "stub")
+        for host in ("hv1", "hv2"):
+            wait_until(lambda at=host: "banana-stub" not in self.lab.virsh(at, "net-list", "--all", "--name").split(),
+                       PATIENCE, f"network banana-stub to leave {host}")
+            wait_until(lambda at=host: "bn-stub" not in self.lab.exec(at, "ip", "-br", "link").stdout, PATIENCE,
+                       f"anchor bn-stub to leave {host}")
+
+    def asks(self, guest: str, command: str, address: str) -> bool:
+        return self.lab.guest_sh(guest, f"{command.format(address)} >/dev/null; echo status $?",
+                                 timeout=60).strip().endswith("status 0")
+
+    def test_adopted_bridge(self) -> None:
+        plain = self.box("hv1", "plain", "10.77.8.1")
+        self.lab.exec("hv1", "ip", "-batch", "-", stdin="""\
+link add br7 type bridge
+link set plain master br7
+link set br7 up
+address add 10.77.8.254/24 dev br7
+""")
+        self.addCleanup(self.lab.exec, "hv1", "ip", "link", "del", "br7")
+        before = self.bridge_facts("br7")
+        made = self.corm("adopted", "--bridge", "br7")
+        self.assertEqual((made["kind"], made["bridge"], made["mtu"]), ("bridge", "br7", 1500))
+        for host, name, address in (("hv1", "near", "10.77.8.2"), ("hv2", "away", "10.77.8.3")):
+            box = self.box(host, name, address, "adopted")
+            self.reach_whole(plain.address, host, space=box.name)
+            self.reach_whole(address, "hv1")  # the bridge's own address, too
+        self.doCleanups_but_bridge()
+        self.banana("hv1", "corm", "delete", "adopted")
+        self.assertEqual(self.bridge_facts("br7"), before)
+        self.reach("10.77.8.1", "hv1")
+
+    def doCleanups_but_bridge(self) -> None:
+        for host, name in (("hv1", "near"), ("hv2", "away")):
+            self.banana(host, "disconnect", name)
+        for host in ("hv1", "hv2"):
+            self.await_no_devices(host)
+
+    def bridge_facts(self, bridge: str) -> list[object]:
+        links = json.loads(self.lab.exec("hv1", "ip", "-j", "-d", "link").stdout)
+        addresses = self.lab.exec("hv1", "ip", "-br", "address", "show", "dev", bridge).stdout
+        return [sorted((link["ifname"], link["mtu"], link.get("master"), link.get("address"), link.get("promiscuity"))
+                       for link in links if link["ifname"] == bridge or link.get("master") == bridge), addresses]
+
+    def test_move_addresses(self) -> None:
+        uplink = self.box("hv1", "up0", GATEWAY)
+        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
+address add {MOVED}/24 dev up0
+address add 192.0.2.2/24 dev up0
+address add 198.51.100.1/25 dev up0
+route add 203.0.113.0/24 via {GATEWAY} metric 7
+route add default via {GATEWAY} src {MOVED}
+""")
+        addresses, routes = self.addresses("up0"), self.routes()
+        text = self.refused("hv1", "banana", "corm", "create", "moved", "--uplink", "up0")
+        self.assertIn("--move-addresses", text)
+        self.assertEqual((self.addresses("up0"), self.routes()), (addresses, routes))
+        self.reach(GATEWAY, "hv1")
+        made = self.corm("moved", "--uplink", "up0", "--move-addresses")
+        bridge = str(made["bridge"])
+        self.assertEqual(self.addresses("up0"), [])
+        self.assertEqual(self.addresses(bridge), addresses)
+        self.assertEqual(self.routes(), sorted(route.replace("dev up0", f"dev {bridge}") for route in routes))
+        self.reach_whole(GATEWAY, "hv1")
+        with self.lab.spawn("hv1", "traffic", "serve") as server:
+            server.expect("LISTENING")
+            self.reach_whole(MOVED, "hv1", space=uplink.name)
+        # They outlive the daemon, and are not moved twice.
+        self.lab.kill_daemon("hv1", "bananad")
+        self.lab.start_bananad("hv1")
+        self.assertEqual(self.addresses(bridge), addresses)
+        self.reach(GATEWAY, "hv1")
+        wait_until(lambda: self.is_whole("hv1"), PATIENCE, "hv1 to have its peer and libvirt")
+        self.banana("hv1", "corm", "delete", "moved")
+        self.assertEqual((self.addresses("up0"), self.routes()), (addresses, sorted(routes)))
+        self.reach_whole(GATEWAY, "hv1")
+
+    def addresses(self, device: str) -> list[str]:
+        found = json.loads(self.lab.exec("hv1", "ip", "-4", "-j", "address", "show", "dev", device).stdout)
+        return [f"{one['local']}/{one['prefixlen']} {one.get('broadcast')} {one['scope']} {one.get('secondary')}"
+                for link in found for one in link.get("addr_info", [])]
+
+    def routes(self) -> list[str]:
+        lines = self.lab.exec("hv1", "ip", "-4", "route").stdout.splitlines()
+        return sorted(line.strip() for line in lines if " eth0" not in line and "linkdown" not in line)
+
+    # ---- what a Corm allows --------------------------------------------------------------------------------------
+
+    def test_allowed_formats(self) -> None:
+        self.corm("formats", "--etherstub", "--allow-formats", "native")
+        self.box("hv1", "near", "10.77.9.1", "formats")
+        Box(self, "hv2", "away", "10.77.9.2/24")
+        self.banana("hv2", "spike", "adopt", "away", "--device", "away")
+        self.addCleanup(self.banana, "hv2", "spike", "delete", "away")
+        for wire in ("auto", "vxlan"):
+            text = self.refused("hv2", "banana", "connect", "away", "formats", "--wire", wire)
+            self.assertRegex(text, "formats.*native|native.*formats")
+        self.define(Vm("late", [Nic(network="banana-formats")]), "hv2")
+        self.assertRegex(self.refused("hv2", "virsh", "start", "late"), "hv1/formats.*native|native.*hv1/formats")
+        self.assertEqual(self.state("hv2", "late"), "shut off")
+        self.assertEqual([wire["name"] for wire in self.banana("hv1", "wire", "list")["wires"]], ["hv1/dev/near"])
+
+    def test_allowed_hosts(self) -> None:
+        self.corm("hosts", "--etherstub", "--allow-hosts", "hv1")
+        self.box("hv1", "near", "10.77.9.3", "hosts")
+        self.define(Vm("late", [Nic(network="banana-hosts")]), "hv2")
+        self.assertIn("Corm hv1/hosts does not allow host hv2; it allows hv1", self.refused("hv2", "virsh", "start", "late"))
+        Box(self, "hv2", "away", "10.77.9.4/24")
+        self.banana("hv2", "spike", "adopt", "away", "--device", "away")
+        self.addCleanup(self.banana, "hv2", "spike", "delete", "away")
+        self.assertIn("does not allow host hv2", self.refused("hv2", "banana", "connect", "away", "hosts"))
+        self.assertEqual([wire["name"] for wire in self.banana("hv1", "wire", "list")["wires"]], ["hv1/dev/near"])
+
+    def test_refused_before_anything_is_changed(self) -> None:
+        links = self.lab.exec("hv1", "ip", "-br", "link").stdout
+        for words, why in ((("new", "--uplink", "nowhere0"), "nowhere0"), (("new", "--uplink", "eth1"), "eth1"),
+                           (("lab", "--etherstub"), "taken"), (("new", "--bridge", "eth0"), "eth0"),
+                           (("new", "--uplink", "eth0"), "--move-addresses"), (("Odd", "--etherstub"), "Odd"),
+                           (("thirteen-long", "--etherstub"), "thirteen-long"),
+                           (("new", "--etherstub", "--mtu", "1000"), "mtu")):
+            self.assertIn(why.lower(), self.refused("hv1", "banana", "corm", "create", *words).lower())
+        self.assertIn("lab", self.refused("hv2", "banana", "corm", "create", "lab", "--etherstub"))
+        self.assertEqual(self.lab.exec("hv1", "ip", "-br", "link").stdout, links)
+        self.assertEqual([corm["name"] for corm in self.banana("hv1", "corm", "list")["corms"]], ["hv1/lab"])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
