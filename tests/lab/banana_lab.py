@@ -114,7 +114,7 @@ class Lab:
             lab_net.lay_out(self._init, {host.name: host.pid for host in self.hosts.values()}, self._mtu, self._uplinks)
             self._start_hosts()
             if self._detached:
-                _kill(self._init, signal.SIGUSR1)  # until now a kill of ours would have ended it, half made
+                self.detach()  # until now a kill of ours would have ended it, half made
         except BaseException:
             self.down()
             raise
@@ -180,6 +180,10 @@ class Lab:
         lab._init, lab._launcher_pid, lab.bananad = state["init"], state["launcher"], state["bananad"]
         lab.hosts = {name: Host(name, lab.name, site, pid) for name, (pid, site) in state["hosts"].items()}
         return lab
+
+    def detach(self) -> None:
+        """From now on the lab stands until down(), whatever becomes of us."""
+        _kill(self._init, signal.SIGUSR1)
 
     def down(self) -> None:
         """Ends the lab and returns when nothing of it is left. Nothing to do is not an error."""
