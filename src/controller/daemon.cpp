@@ -183,6 +183,7 @@ Status Daemon::start() {
     TRY(d.listen());
     d.monitor_fd.assign(dup(d.monitor->fd()));
     d.ring_fd.assign(dup(d.node->engine.crossconnect().events_fd()));
+    d.node->spawn(d.spikes->settle(), "giving up what was half built");
     d.node->spawn(d.monitor_loop(), "link monitor");
     d.node->spawn(d.ring_loop(), "first-frame reports");
     d.signals.add(SIGTERM);

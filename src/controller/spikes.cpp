@@ -56,7 +56,7 @@ wiring::Plan Spikes::plan() const {
             plan += wiring::plan_macvtap(spike, spike.attachment ? spike.attachment->mtu : 0);
         if (spike.state == SpikeState::unwired) return;
         Spike here = spike;
-        // A tap that is gone must not fail the whole plan; settle() sees to it.
+        // A tap that is gone must not fail the whole plan; Guests::resync() sees to it.
         if (!here.device.empty() && !node_.engine.ifindex(here.device)) here.device.clear();
         plan += wiring::plan_spike(node_.site(), here);
     });
@@ -215,6 +215,24 @@ Async<void> Spikes::release(std::string key, bool forget) {
     }
     if (forget && closed) co_return erase(key);
     co_return save(spike);
+}
+
+// Whoever had a Spike built and not attached (a hook, the CLI) was cut off with the daemon, and was told so. One that
+// is built anew meanwhile has another epoch.
+asio::awaitable<void> Spikes::settle() {
+    std::vector<std::pair<std::string, uint64_t>> unfinished;
+    table_.each([&](const Spike& spike) {
+        if (spike.state == SpikeState::built && spike.attachment)
+            unfinished.emplace_back(spike.key, spike.attachment->half.epoch);
+    });
+    for (const auto& [key, epoch] : unfinished) {
+        const auto guard = co_await lock(key);
+        const Spike* now = table_.find(key);
+        if (now == nullptr || now->state != SpikeState::built || now->attachment->half.epoch != epoch) continue;
+        log::notice("Spike {}: its wire is given up, as nobody waits for it any more", now->name);
+        const auto released = co_await release(key, now->kind == SpikeKind::tap);
+        if (!released) log::error("{}", released.error().message());
+    }
 }
 
 void Spikes::peer_up(const std::string& peer) {

@@ -22,7 +22,7 @@ public:
     void serve();
     wiring::Plan plan() const;
     void peer_up(const std::string& peer);  // tells it what could not be told
-    asio::awaitable<void> settle();  // after start: gives up what a crash left half done, wires what lost its wire
+    asio::awaitable<void> settle();  // after start: gives up what a crash left half built
 
     const registry::Table<model::Spike>& table() const { return table_; }
     const model::Spike* by_name(const std::string& name) const;
