@@ -81,17 +81,31 @@ void give_names(std::vector<Interface>& interfaces) {
 
 // --- The metadata's entries and their interfaces ---
 
-int find_target(const std::vector<Interface>& interfaces, const SpikeMeta& spike) {
+int find_target(const std::vector<Interface>& interfaces, const SpikeMeta& spike, bool by_mac) {
     const auto find = [&](auto matches) {
         const auto found = std::find_if(interfaces.begin(), interfaces.end(), matches);
         return found == interfaces.end() ? -1 : static_cast<int>(found - interfaces.begin());
     };
-    int found = -1;
-    if (!spike.mac.empty()) found = find([&](const Interface& i) { return i.mac == spike.mac; });
-    if (found < 0) found = find([&](const Interface& i) { return i.alias == spike.interface; });
-    if (found < 0)
-        found = find([&](const Interface& i) { return i.alias == std::string(user_prefix) + spike.interface; });
-    return found;
+    if (by_mac) return spike.mac.empty() ? -1 : find([&](const Interface& i) { return i.mac == spike.mac; });
+    const int found = find([&](const Interface& i) { return i.alias == spike.interface; });
+    return found >= 0 ? found
+                      : find([&](const Interface& i) { return i.alias == std::string(user_prefix) + spike.interface; });
+}
+
+// An entry that bananad wrote (it alone writes the uuid) outlives its interface, when that is unplugged, was plugged
+// into the running domain only, or goes to another network: stale then, but nobody's mistake. It gets no target.
+void find_targets(DomainFacts& domain) {
+    std::vector<bool> taken(domain.interfaces.size());
+    for (const bool by_mac : {true, false})
+        for (SpikeMeta& spike : domain.spikes) {
+            if (!by_mac && spike.target >= 0) continue;
+            spike.target = find_target(domain.interfaces, spike, by_mac);
+            if (spike.target < 0) continue;
+            const auto at = static_cast<size_t>(spike.target);
+            const bool stale = taken[at] || !is_banana(domain.interfaces[at]);
+            if (stale && !spike.uuid.empty()) spike.target = -1;
+            taken[at] = true;
+        }
 }
 
 std::string where_from(const Interface& interface) {
@@ -103,15 +117,16 @@ std::string where_from(const Interface& interface) {
 
 Status resolve(DomainFacts& domain) {
     Status first;
+    find_targets(domain);
     for (size_t i = 0; i < domain.spikes.size(); i++) {
-        SpikeMeta& spike = domain.spikes[i];
-        spike.target = find_target(domain.interfaces, spike);
+        const SpikeMeta& spike = domain.spikes[i];
         const auto wrong = [&](const std::string& why) {
             if (first)
                 first = Error(Errc::invalid, fmt::format("line {}: <banana:spike interface='{}'>: {}", spike.line,
                                                          spike.interface, why));
         };
         if (spike.target < 0) {
+            if (!spike.uuid.empty()) continue;
             std::vector<std::string> names;
             for (const Interface& interface : domain.interfaces) names.push_back(printable(interface.name, 60));
             wrong(names.empty() ? "the domain has no interfaces"

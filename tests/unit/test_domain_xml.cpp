@@ -149,6 +149,31 @@ TEST_CASE("an entry finds its interface: by MAC, by alias, by alias after ua-") 
     }
 }
 
+TEST_CASE("an entry that bananad wrote may outlive its interface; one that a user wrote may not") {
+    const std::string gone = "mac='52:54:00:00:00:09'";
+    const std::string ours = " name='hv1/vm1/net1' uuid='" + std::string(uuid) + "'";
+    const auto target_of_last = [](const std::string& interfaces, const std::string& spikes) {
+        const auto facts = read(domain(interfaces, spikes));
+        CHECK(facts.problem.empty());
+        CHECK(facts.spikes.front().target == 0);
+        return facts.spikes.back().target;
+    };
+    const std::string one = nic("ua-net0", "52:54:00:00:00:01"), plain = nic("ua-net1", "", "default");
+    const std::string first = spike("interface='net0' mac='52:54:00:00:00:01'" + ours);
+    CHECK(target_of_last(one, first + spike("interface='net1' " + gone + ours)) == -1);
+    // Plugged in without an alias beside ua-net0, libvirt called it net0: what is left of it is not ua-net0's.
+    CHECK(target_of_last(one, first + spike("interface='net0' " + gone + ours)) == -1);
+    CHECK(target_of_last(one + plain, first + spike("interface='net1'" + ours)) == -1);
+    // The one whose MAC it is wins, whatever their order.
+    const auto turned = read(domain(one, spike("interface='net0' " + gone + ours) + first));
+    CHECK(turned.problem.empty());
+    CHECK(turned.spikes.front().target == -1);
+    CHECK(turned.spikes.back().target == 0);
+    for (const auto& wrong : {spike("interface='net1' " + gone), spike("interface='net0' " + gone)})
+        CHECK_FALSE(read(domain(one, first + wrong)).problem.empty());
+    CHECK_FALSE(read(domain(one + plain, first + spike("interface='net1'"))).problem.empty());
+}
+
 TEST_CASE("wrong metadata leaves the rest readable") {
     const auto facts = read(domain(nic("", "52:54:00:00:00:01"), spike("interface='net0' wire='gre'")));
     CHECK(facts.problem.find("wire='gre'") != std::string::npos);
