@@ -162,6 +162,18 @@ Status Guests::check_interface(const Interface& interface, const Spike& spike) c
     return {};
 }
 
+// The Corm's host decides; but only here is it known which line of the user's XML asked for that format.
+Status Guests::check_wanted_wire(const SpikeMeta* meta, const Spike& spike) const {
+    if (meta == nullptr || meta->wire.empty()) return {};
+    const model::Corm* corm = corms_.by_name(spike.corm);
+    const auto corm_host = node_.host(model::corm_host(spike.corm));
+    if (corm == nullptr || !corm_host) return {};
+    const auto choice = model::choose_format(spike.preference, corm->formats, node_.self(), *corm_host);
+    if (choice) return {};
+    return choice.error().context(fmt::format("metadata of domain {}: line {}: <banana:spike interface='{}'>: Corm {}",
+                                              spike.domain, meta->line, meta->interface, spike.corm));
+}
+
 // ---- Starting ----
 
 Async<Json> Guests::obtain_grant(const Spike& spike) {
@@ -182,6 +194,7 @@ Async<Json> Guests::obtain_grant(const Spike& spike) {
 Async<void> Guests::prepare_one(const DomainFacts& facts, const Interface& interface, bool incoming) {
     CO_TRY_SET(Spike spike, spike_of(facts, interface));
     CO_TRY(check_interface(interface, spike));
+    CO_TRY(check_wanted_wire(facts.meta_of(interface), spike));
     const auto guard = co_await spikes_.lock(spike.key);
     const Spike* known = spikes_.table().find(spike.key);
     if (known != nullptr && known->attachment) {

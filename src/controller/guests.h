@@ -58,6 +58,7 @@ private:
                                     const hooks::SpikeMeta* meta) const;
     Async<Json> obtain_grant(const model::Spike& spike);
     Status check_interface(const hooks::Interface& interface, const model::Spike& spike) const;
+    Status check_wanted_wire(const hooks::SpikeMeta* meta, const model::Spike& spike) const;
 
     Node& node_;
     Corms& corms_;
