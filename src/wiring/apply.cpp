@@ -76,11 +76,10 @@ Result<Engine::Undo> Engine::apply(const Step& step) {
 Result<Engine::Undo> Engine::apply(const AllowPeers& step) {
     TRY(filter_.allow(step.peers));
     peers_.insert(step.peers.begin(), step.peers.end());
+    // Not remove(): it takes a VNI's other peers too.
     return Undo([this, peers = step.peers]() -> Status {
-        RemovePeers remove;
-        for (const auto& peer : peers) remove.vnis.push_back(peer.vni);
-        auto undone = apply(remove);
-        return undone ? Status() : undone.error();
+        for (const auto& peer : peers) peers_.erase(peer);
+        return filter_.sync(std::vector(peers_.begin(), peers_.end()));
     });
 }
 
@@ -98,8 +97,11 @@ Result<Engine::Undo> Engine::apply(const MakeLink& step) {
         TRY_SET(master, ifindex(step.want.master));
     }
     const auto remove = [this, name = step.want.name]() -> Status {
+        const uint32_t index = if_nametoindex(name.c_str());
         indexes_.erase(name);
-        return socket_.request(netlink::delete_link(name));
+        TRY(socket_.request(netlink::delete_link(name)));
+        if (index != 0) link_gone(index);
+        return {};
     };
     if (const Status made = socket_.sequence(requests_of(step.want, master)); !made) {
         // EEXIST is about somebody else's link (or VNI): that one stays.
@@ -138,8 +140,11 @@ Result<Engine::Undo> Engine::apply(const AttachPort& step) {
     TRY_SET(const uint32_t index, ifindex(step.want.device));
     const xconnect::PortKey key{index, step.want.direction};
     TRY(crossconnect_.attach(key, step.want.policy));
-    if (step.before) return Undo([this, key, before = *step.before] { return crossconnect_.set_policy(key, before); });
-    return Undo([this, key] { return crossconnect_.detach(key); });
+    // A program that is left on a device without entries cuts that device off: what had none gets none back.
+    return Undo([this, key, attached = step.attached, before = step.before]() -> Status {
+        if (before) TRY(crossconnect_.set_policy(key, *before));
+        return attached ? Status() : crossconnect_.detach(key);
+    });
 }
 
 Result<Engine::Undo> Engine::apply(const SetEntry& step) {

@@ -19,6 +19,12 @@ bool is_ours(const netlink::Link& link) {
     return model::is_own_device(link.name) || link.alias.rfind("banana ", 0) == 0;
 }
 
+// A bridge that was just made and has no alias yet, by a run that ended there. Only an anchor's name is not an id, and
+// an anchor is down.
+bool may_be_ours(const LinkWant& want, const netlink::Link& link) {
+    return is_ours(link) || (link.kind == kind_name(want) && link.alias.empty() && !link.up);
+}
+
 // Whether `link` is the thing wanted, apart from what ChangeLink can change.
 bool same_thing(const LinkWant& want, const netlink::Link& link, const Observed& observed) {
     if (std::holds_alternative<AdoptedKind>(want.kind)) return true;
@@ -60,11 +66,10 @@ Status diff_link(const LinkWant& want, const Observed& observed, std::vector<Ste
         return {};
     }
     const netlink::Link& link = found->second;
+    if (!std::holds_alternative<AdoptedKind>(want.kind) && !may_be_ours(want, link))
+        return Error(Errc::exists, fmt::format("create {} {}: a {} of that name is there that is not Banana's",
+                                               kind_name(want), want.name, link.kind.empty() ? "device" : link.kind));
     if (!same_thing(want, link, observed)) {
-        if (!is_ours(link))
-            return Error(Errc::exists,
-                         fmt::format("create {} {}: a {} of that name is there that is not Banana's", kind_name(want),
-                                     want.name, link.kind.empty() ? "device" : link.kind));
         steps.push_back(DeleteLinks{{want.name}});
         steps.push_back(MakeLink{want});
         return {};
@@ -75,8 +80,8 @@ Status diff_link(const LinkWant& want, const Observed& observed, std::vector<Ste
 
 bool entry_differs(const EntryWant& want, const std::optional<xconnect::Entry>& now, const Observed& observed) {
     if (want.target.empty()) return now.has_value();
-    if (!now || want.armed) return true;
-    return now->target != observed.index_of(want.target) || now->into != want.into ||
+    if (!now) return true;
+    return now->armed != want.armed || now->target != observed.index_of(want.target) || now->into != want.into ||
            now->generation != want.generation || now->target == 0;
 }
 
@@ -132,7 +137,7 @@ Result<std::vector<Step>> diff(const Plan& plan, const Observed& observed) {
     };
     for (const auto& want : plan.ports) {
         const ObservedPort now = port_of(want.device, want.direction);
-        if (!now.attached || now.policy != want.policy) steps.push_back(AttachPort{want, now.policy});
+        if (!now.attached || now.policy != want.policy) steps.push_back(AttachPort{want, now.attached, now.policy});
     }
     for (const auto& want : plan.entries) {
         const ObservedPort now = port_of(want.device, want.direction);
@@ -142,7 +147,8 @@ Result<std::vector<Step>> diff(const Plan& plan, const Observed& observed) {
     }
     DeleteLinks gone;
     for (const auto& name : plan.absent)
-        if (observed.links.contains(name)) gone.names.push_back(name);
+        if (const auto it = observed.links.find(name); it != observed.links.end() && is_ours(it->second))
+            gone.names.push_back(name);
     if (!gone.names.empty()) steps.push_back(std::move(gone));
     RemovePeers remove;
     for (uint32_t vni : plan.absent_vnis)

@@ -27,7 +27,7 @@ using PortName = std::pair<std::string, Direction>;
 struct Observed {
     std::map<std::string, netlink::Link> links;
     std::map<PortName, ObservedPort> ports;
-    std::set<VxlanPeer> peers;
+    std::set<VxlanPeer> peers;  // of the plan's VNIs
 
     uint32_t index_of(const std::string& name) const;  // 0: not there
 };
@@ -45,6 +45,7 @@ struct DeleteLinks {  // together: the kernel waits for its readers once, not on
 };
 struct AttachPort {
     PortWant want;
+    bool attached = false;  // before
     std::optional<xconnect::Policy> before;
 };
 struct SetEntry {

@@ -63,7 +63,13 @@ Result<ObservedPort> Engine::observe_port(uint32_t index, Direction direction) {
 
 Result<Observed> Engine::observe(const Plan& plan) {
     Observed observed;
-    observed.peers = peers_;
+    // Those of the plan's VNIs alone: a flip must not cost more for every wire that there is.
+    const auto peers_of = [&](uint32_t vni) {
+        for (auto it = peers_.lower_bound({vni, {}}); it != peers_.end() && it->vni == vni; ++it)
+            observed.peers.insert(*it);
+    };
+    for (const auto& peer : plan.peers) peers_of(peer.vni);
+    for (const uint32_t vni : plan.absent_vnis) peers_of(vni);
     std::set<std::string> ask;
     for (const auto& want : plan.links) {
         ask.insert(want.name);

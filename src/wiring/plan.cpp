@@ -134,11 +134,17 @@ Plan plan_wire_entries(const model::Wire& wire, const std::vector<model::Half>& 
     const model::Half* current = wire.current();
     const std::string to = current != nullptr ? device_of(*current) : "";
     plan.entries.push_back({port, Direction::egress, to, Into::egress, current != nullptr ? current->epoch : 0, false});
+    std::vector<model::Half> fenced = retired;
     for (const auto& half : {wire.active, wire.standby})
-        if (half && !wire.admits(*half) && !device_of(*half).empty())
-            plan.entries.push_back(admission(wire, *half, false));
-    for (const auto& half : retired)
-        if (!device_of(half).empty()) plan.entries.push_back(admission(wire, half, false));
+        if (half && !wire.admits(*half)) fenced.insert(fenced.begin(), *half);
+    for (const auto& half : fenced) {
+        const std::string device = device_of(half);
+        // A native half may follow another on one device, in a new epoch: that device's entry is the new one's.
+        const bool taken = std::any_of(plan.entries.begin(), plan.entries.end(), [&](const EntryWant& e) {
+            return e.device == device && e.direction == Direction::ingress;
+        });
+        if (!device.empty() && !taken) plan.entries.push_back(admission(wire, half, false));
+    }
     return plan;
 }
 

@@ -1,0 +1,233 @@
+#include "wiring/plan.h"
+
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include "model/names.h"
+
+using namespace banana;
+using namespace banana::wiring;
+using model::Format;
+
+namespace {
+
+const Site site{"hv1", *IpAddress::parse("192.0.2.1"), 4789};
+
+model::Half native(const std::string& device) {
+    model::Half half;
+    half.host = "hv1";
+    half.device = device;
+    return half;
+}
+model::Half vxlan(const std::string& host, uint32_t connector) {
+    model::Half half;
+    half.host = host;
+    half.format = Format::vxlan;
+    half.connector = connector;
+    half.underlay = *IpAddress::parse("192.0.2.2");
+    return half;
+}
+
+model::Corm corm(model::CormKind kind = model::CormKind::etherstub) {
+    model::Corm corm;
+    corm.id = 1;
+    corm.name = "lab";
+    corm.host = "hv1";
+    corm.kind = kind;
+    corm.mtu = 9000;
+    if (kind == model::CormKind::uplink) corm.device = "eth1";
+    if (kind == model::CormKind::bridge) corm.device = "br0";
+    return corm;
+}
+
+model::Wire wire() {
+    model::Wire wire;
+    wire.port = 0x2a;
+    wire.name = "hv1/vm1/net0";
+    wire.mac = *Mac::parse("52:54:00:00:00:01");
+    wire.corm = "hv1/lab";
+    return wire;
+}
+
+model::Spike spike(Format format, model::SpikeState state) {
+    model::Spike spike;
+    spike.name = "hv1/vm1/net0";
+    spike.id = 7;
+    spike.mac = *Mac::parse("52:54:00:00:00:01");
+    spike.device = "vnet0";
+    spike.state = state;
+    spike.attachment.emplace();
+    spike.attachment->port = 0x2a;
+    spike.attachment->half = format == Format::native ? native("vnet0") : vxlan("hv1", 0xb);
+    spike.attachment->half.epoch = 6;
+    spike.attachment->corm_underlay = *IpAddress::parse("192.0.2.3");
+    spike.attachment->mtu = 9000;
+    return spike;
+}
+
+// "bnx0000000b< -> bnc0000002a< @2": ingress "<", egress ">"; the target's side into which frames go.
+std::string entries(const Plan& plan) {
+    std::string out;
+    for (const auto& e : plan.entries) {
+        out += out.empty() ? "" : "; ";
+        out += e.device + (e.direction == Direction::ingress ? "<" : ">") + " -> ";
+        out += e.target.empty() ? "nothing" : e.target + (e.into == Into::ingress ? "<" : ">");
+        if (!e.target.empty()) out += fmt::format(" @{}", e.generation);
+        if (e.armed) out += " armed";
+    }
+    return out;
+}
+
+std::string links(const Plan& plan) {
+    std::string out;
+    for (const auto& l : plan.links) out += (out.empty() ? "" : " ") + l.name;
+    return out;
+}
+
+std::string ports(const Plan& plan) {
+    std::string out;
+    for (const auto& p : plan.ports) {
+        const auto kind = p.policy.kind;
+        const char* name = kind == xconnect::PortKind::spike  ? "spike"
+                           : kind == xconnect::PortKind::wire ? "wire"
+                                                              : "corm";
+        out += fmt::format("{}{}{} {}", out.empty() ? "" : "; ", p.device,
+                           p.direction == Direction::ingress ? "<" : ">", name);
+    }
+    return out;
+}
+
+}  // namespace
+
+TEST_CASE("plan: a wire's entries in each phase: admit, flip, fence") {
+    model::Wire w = wire();
+    CHECK(entries(plan_wire_entries(w)) == "bnc0000002a> -> nothing");
+    REQUIRE(w.open(vxlan("hv2", 0xa)).ok());
+    CHECK(entries(plan_wire_entries(w)) == "bnx0000000a< -> bnc0000002a< @1; bnc0000002a> -> bnx0000000a> @1");
+    REQUIRE(w.prepare(vxlan("hv3", 0xb)).ok());
+    CHECK(entries(plan_wire_entries(w)) ==
+          "bnx0000000a< -> bnc0000002a< @1; bnc0000002a> -> bnx0000000a> @1; bnx0000000b< -> nothing");
+    REQUIRE(w.flip(2).ok());
+    CHECK(entries(plan_wire_entries(w)) ==
+          "bnx0000000a< -> bnc0000002a< @1; bnx0000000b< -> bnc0000002a< @2; bnc0000002a> -> bnx0000000b> @2");
+    const auto retired = w.activate(2);
+    REQUIRE((retired.ok() && retired->has_value()));
+    CHECK(entries(plan_wire_entries(w, {**retired})) ==
+          "bnx0000000b< -> bnc0000002a< @2; bnc0000002a> -> bnx0000000b> @2; bnx0000000a< -> nothing");
+    const auto last = w.close("hv3", 2);
+    REQUIRE(last.has_value());
+    CHECK(entries(plan_wire_entries(w, {*last})) == "bnc0000002a> -> nothing; bnx0000000b< -> nothing");
+}
+
+TEST_CASE("plan: a native half's entries are the Corm's side's, once its device is known") {
+    model::Wire w = wire();
+    REQUIRE(w.open(native("")).ok());
+    CHECK(entries(plan_wire_entries(w)) == "bnc0000002a> -> nothing");
+    w.active->device = "vnet0";
+    CHECK(entries(plan_wire_entries(w)) == "vnet0< -> bnc0000002a< @1; bnc0000002a> -> vnet0> @1");
+    CHECK(ports(plan_wire(site, corm(), w)) == "bnc0000002a> corm; vnet0< spike");
+    REQUIRE(w.prepare(vxlan("hv2", 0xb)).ok());
+    REQUIRE(w.flip(2).ok());
+    CHECK(entries(plan_wire_entries(w)) ==
+          "vnet0< -> bnc0000002a< @1; bnx0000000b< -> bnc0000002a< @2; bnc0000002a> -> bnx0000000b> @2");
+    const auto retired = w.activate(2);
+    CHECK(entries(plan_wire_entries(w, {**retired})) ==
+          "bnx0000000b< -> bnc0000002a< @2; bnc0000002a> -> bnx0000000b> @2; vnet0< -> nothing");
+    // On its own host the Spike's side adds a port, no entry: or the fence could be undone there.
+    CHECK(entries(plan_spike(site, spike(Format::native, model::SpikeState::wired))) == "");
+    CHECK(ports(plan_spike(site, spike(Format::native, model::SpikeState::wired))) == "vnet0< spike");
+}
+
+TEST_CASE("plan: a native half that follows another on one device is not fenced with it") {
+    model::Wire w = wire();
+    REQUIRE(w.open(native("eth7")).ok());
+    const model::Half before = *w.active;
+    REQUIRE(w.open(native("eth7")).ok());
+    CHECK(entries(plan_wire_entries(w, {before})) == "eth7< -> bnc0000002a< @2; bnc0000002a> -> eth7> @2");
+    const auto last = w.close("hv1", 2);
+    CHECK(entries(plan_wire_entries(w, {*last, before})) == "bnc0000002a> -> nothing; eth7< -> nothing");
+}
+
+TEST_CASE("plan: what a wire consists of at the Corm's host") {
+    model::Wire w = wire();
+    REQUIRE(w.open(vxlan("hv2", 0xab00000a)).ok());
+    REQUIRE(w.prepare(vxlan("hv3", 0xb)).ok());
+    const Plan plan = plan_wire(site, corm(), w);
+    CHECK(links(plan) == "bnc0000002a bnxab00000a bnx0000000b");
+    CHECK(ports(plan) == "bnc0000002a> corm; bnxab00000a< wire; bnx0000000b< wire");
+    CHECK(plan.peers == std::vector<VxlanPeer>{{0xa, w.active->underlay}, {0xb, w.standby->underlay}});
+    CHECK(std::get<VethKind>(plan.links[0].kind).peer == "bnp0000002a");
+    CHECK(plan.links[0].master == "bnb00000001");
+    CHECK(std::get<VxlanKind>(plan.links[1].kind) == VxlanKind{0xa, site.underlay, w.active->underlay, 4789});
+    for (const auto& link : plan.links) {
+        CHECK(link.mtu == 9000);
+        CHECK(link.up == true);
+        CHECK(link.alias.ends_with(" hv1/vm1/net0"));
+    }
+    const Plan gone = plan_wire_gone(w);
+    CHECK(gone.absent == std::vector<std::string>{"bnxab00000a", "bnx0000000b", "bnc0000002a"});
+    CHECK(gone.absent_vnis == std::vector<uint32_t>{0xa, 0xb});
+    CHECK(plan_half_gone(native("vnet0")).absent.empty());  // the tap is libvirt's
+}
+
+TEST_CASE("plan: a Corm by its kind; what is somebody else's is never made or deleted") {
+    const Plan stub = plan_corm(corm());
+    CHECK(links(stub) == "bnb00000001");
+    CHECK(stub.links[0].up == true);
+    const Plan uplink = plan_corm(corm(model::CormKind::uplink));
+    CHECK(links(uplink) == "bnb00000001 eth1");
+    CHECK(std::holds_alternative<AdoptedKind>(uplink.links[1].kind));
+    CHECK(uplink.links[1].master == "bnb00000001");
+    CHECK(uplink.links[1].mtu == 0);
+    const Plan adopted = plan_corm(corm(model::CormKind::bridge));
+    CHECK(links(adopted) == "br0");
+    CHECK(std::holds_alternative<AdoptedKind>(adopted.links[0].kind));
+    CHECK_FALSE(adopted.links[0].up.has_value());
+    CHECK(adopted.links[0].mtu == 0);
+    const Plan anchor = plan_anchor(corm());
+    CHECK(links(anchor) == "bn-lab");
+    CHECK(anchor.links[0].up == false);
+    CHECK(plan_corm_gone(corm(model::CormKind::uplink)).absent == std::vector<std::string>{"bn-lab", "bnb00000001"});
+    CHECK(plan_corm_gone(corm(model::CormKind::bridge)).absent == std::vector<std::string>{"bn-lab"});
+}
+
+TEST_CASE("plan: the Spike's side of a VXLAN wire") {
+    model::Spike s = spike(Format::vxlan, model::SpikeState::wired);
+    s.old_txqueuelen = 1000;
+    Plan plan = plan_spike(site, s);
+    CHECK(links(plan) == "bnx0000000b vnet0");
+    CHECK(std::get<VxlanKind>(plan.links[0].kind).remote == s.attachment->corm_underlay);
+    CHECK(plan.peers == std::vector<VxlanPeer>{{0xb, s.attachment->corm_underlay}});
+    CHECK(entries(plan) == "vnet0< -> bnx0000000b> @6; bnx0000000b< -> vnet0> @6");
+    CHECK(plan.links[1].txqueuelen == 1000);
+    CHECK(plan.links[1].mtu == 0);  // a tap's MTU is libvirt's matter
+
+    s.state = model::SpikeState::incoming;
+    plan = plan_spike(site, s);
+    CHECK(entries(plan) == "vnet0< -> bnx0000000b> @6 armed; bnx0000000b< -> vnet0> @6");
+    CHECK(plan.links[1].txqueuelen == 10000);
+
+    s.device = "";  // between `prepare` and `start`
+    plan = plan_spike(site, s);
+    CHECK(links(plan) == "bnx0000000b");
+    CHECK(entries(plan) == "");
+
+    s = spike(Format::vxlan, model::SpikeState::wired);
+    s.kind = model::SpikeKind::netdev;
+    CHECK(plan_spike(site, s).links[1].txqueuelen == 0);
+    s.kind = model::SpikeKind::macvtap;
+    CHECK(plan_spike(site, s).links[1].mtu == 9000);
+    const Plan gone = plan_spike_gone(s);
+    CHECK(entries(gone) == "vnet0< -> nothing");
+    CHECK(gone.absent == std::vector<std::string>{"bnx0000000b"});
+    CHECK(gone.absent_vnis == std::vector<uint32_t>{0xb});
+    s.attachment.reset();
+    CHECK(links(plan_spike(site, s)) == "");
+    CHECK(plan_spike_gone(s).absent.empty());
+
+    const Plan lower = plan_macvtap(s, 1400);
+    CHECK(links(lower) == "bne00000007");
+    CHECK(std::get<VethKind>(lower.links[0].kind).peer == "bnf00000007");
+    CHECK(lower.links[0].mac == s.mac);
+    CHECK(plan_macvtap_gone(s).absent == std::vector<std::string>{"bne00000007"});
+}
