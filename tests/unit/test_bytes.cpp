@@ -7,8 +7,8 @@ using namespace banana;
 
 TEST_CASE("MAC addresses: text and back, and nothing else") {
     CHECK(Mac::parse("52:54:00:12:34:Ab")->text() == "52:54:00:12:34:ab");
-    for (const char* bad : {"", "52:54:00:12:34", "52:54:00:12:34:5", "52-54-00-12-34-56", "52:54:00:12:34:5g",
-                            "52:54:00:12:34:56:78"})
+    for (const char* bad :
+         {"", "52:54:00:12:34", "52:54:00:12:34:5", "52-54-00-12-34-56", "52:54:00:12:34:5g", "52:54:00:12:34:56:78"})
         CHECK_FALSE(Mac::parse(bad).ok());
     CHECK(Mac::parse("01:80:c2:00:00:0e")->is_multicast());
 }

@@ -1,0 +1,58 @@
+"""Builds out of the tree, for ./quickstart and ./check: bootstrap, configure, make; and the lab's guest image."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from steps import TOP, StepFailed, must, run
+
+PROGRAMS = ("bananad", "banana", "banana-hook")
+COMPILER_FLAGS = "-O1"  # half the time of -O2 with -g, and warnings that need the optimiser are still found
+
+
+@dataclass
+class Build:
+    directory: pathlib.Path
+    options: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def log(self, name: str) -> pathlib.Path:
+        return self.directory / "log" / f"{name}.log"
+
+    @property
+    def temporary(self) -> pathlib.Path:
+        return self.directory / "tmp"
+
+    def configure(self) -> None:
+        """Nothing to do if it was configured in the same way before."""
+        log = self.log("configure")
+        log.unlink(missing_ok=True)
+        if not (TOP / "configure").exists():
+            must(["./bootstrap"], log, 300)
+        wanted = [str(TOP / "configure"), *self.options, f"CXXFLAGS={os.environ.get('CXXFLAGS', COMPILER_FLAGS)}"]
+        if "CXX" in os.environ:
+            wanted.append(f"CXX={os.environ['CXX']}")
+        stamp = self.directory / "log" / "configured"
+        if (self.directory / "Makefile").exists() and stamp.exists() and stamp.read_text() == repr(wanted):
+            return
+        stamp.unlink(missing_ok=True)
+        must(wanted, log, 600, directory=self.directory)
+        stamp.write_text(repr(wanted))
+
+    def make(self, *targets: str, timeout: float = 1800) -> None:
+        log = self.log("make")
+        log.unlink(missing_ok=True)
+        must(["make", f"-j{os.cpu_count() or 1}", *targets], log, timeout, directory=self.directory)
+
+
+def guest_image(build: Build) -> None:
+    """The lab's guest; apt's lists are fetched if they are missing, or so old that the package has gone."""
+    log = build.log("guest-image")
+    log.unlink(missing_ok=True)
+    command = [TOP / "tests/lab/guest-image"]
+    if run(command, log, 900, temporary=build.temporary) == 0:
+        return
+    if run(["apt-get", "-q", "update"], log, 600):
+        raise StepFailed("apt-get update failed: the guests' kernel comes from Debian's packages", log)
+    must(command, log, 900, temporary=build.temporary)

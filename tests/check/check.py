@@ -1,0 +1,155 @@
+"""Builds and runs all tests, and counts them. Run by ./check, which has installed the packages.
+
+Nothing is run beside the lab's tests: their guests are emulated, and two cores are few.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import counts
+import leftovers
+import static
+from build import PROGRAMS, Build, guest_image
+from counts import Counts
+from steps import TOP, Steps, StepFailed, end_on_signals, forget, run, show, tail
+
+LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
+SANITIZED = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+
+
+class Check:
+    def __init__(self, part: str) -> None:
+        self.part = part
+        self.steps = Steps()
+        self.total = Counts()
+        base = pathlib.Path(os.environ.get("BANANA_CHECK_BUILD") or TOP)
+        self.build = Build(base / "build-check", ("--enable-werror",))
+        self.sanitized = Build(base / "build-sanitized", ("--enable-werror", "--enable-sanitizers"))
+
+    def wants(self, part: str) -> bool:
+        return self.part in (part, "all")
+
+    # ---- one step ------------------------------------------------------------------------------------------------
+
+    def do(self, title: str, action: Callable[[], None]) -> bool:
+        """A step that is not a test by itself, yet fails the whole if it fails."""
+        try:
+            with self.steps.step(title):
+                action()
+        except (StepFailed, OSError) as error:
+            show(error)
+            self.total.add(Counts(0, 1))
+            return False
+        return True
+
+    def static(self, title: str, action: Callable[[], None]) -> None:
+        if self.do(title, action):
+            self.total.add(Counts(1, 0))
+
+    def tests(self, title: str, build: Build, words: list[object], judge: Callable[[str, int], Counts], timeout: float,
+              **options: object) -> None:
+        name = title.replace(" ", "-").replace("/", "-")
+        log = build.log(name)
+        log.unlink(missing_ok=True)
+        with self.steps.step(title) as result:
+            status = run(words, log, timeout, **options)  # type: ignore[arg-type]
+            found = judge(log.read_text(errors="replace"), status)
+            result[:] = [str(found)]
+        if found.failed:
+            print(f"---- the end of {log}\n{tail(log, 150)}\n----", flush=True)
+        self.total.add(found)
+
+    # ---- parts ---------------------------------------------------------------------------------------------------
+
+    def static_checks(self) -> None:
+        self.static("format: clang-format", lambda: static.formatted(self.build))
+        self.static("cppcheck on src, qmp, libvirt-hooks", lambda: static.analysed(self.build))
+        self.static("shell scripts: shellcheck", lambda: static.shell(self.build))
+        self.static("XML examples against the schemas", lambda: static.xml_examples(self.build))
+        for path in sorted((TOP / "tests/check").glob("test_*.py")):
+            self.python(path, 600, contained=True)
+
+    def python(self, path: pathlib.Path, timeout: float, contained: bool) -> None:
+        self.tests(str(path.relative_to(TOP)), self.build, ["/usr/bin/python3", "-B", "-m", "unittest", "-v", path.stem],
+                   counts.unittest, timeout, directory=path.parent, contained=contained, temporary=self.build.temporary)
+
+    def compiled(self, build: Build, name: str, limit: float, **environment: str) -> None:
+        title = name.replace("_", " ") + (", sanitized" if build is self.sanitized else "")
+        self.tests(title, build, [build.directory / name], counts.doctest, limit,
+                   environment={"srcdir": str(TOP), **environment})
+
+    def lab_tests(self) -> None:
+        if not self.do("guest image", lambda: guest_image(self.build)):
+            return
+        for path in sorted((TOP / "tests/lab").glob("test_*.py")):
+            self.python(path, LAB_FILE_LIMIT, contained=False)
+
+    def everything(self) -> None:
+        if not self.do("configure", self.build.configure):
+            return
+        wanted = [f"{name}_tests" for name in ("unit", "netns") if self.wants(name)]
+        if not self.do("build with -Werror", lambda: self.build.make(*PROGRAMS, *wanted)):
+            return
+        if self.wants("unit"):
+            self.static_checks()
+            self.compiled(self.build, "unit_tests", 300)
+        if self.wants("netns"):
+            self.compiled(self.build, "netns_tests", 600)
+        if self.part == "all" and self.do("configure with sanitizers", self.sanitized.configure) and \
+                self.do("build with sanitizers", lambda: self.sanitized.make("unit_tests", "netns_tests")):
+            self.compiled(self.sanitized, "unit_tests", 600, **SANITIZED)
+            self.compiled(self.sanitized, "netns_tests", 900, **SANITIZED)
+        if self.wants("lab"):
+            self.lab_tests()
+
+
+def nothing_left(check: Check, before: leftovers.Snapshot, untracked: list[str] | None) -> None:
+    """What ends by itself has a moment to do so: a lab whose owner was killed, say."""
+    deadline = time.monotonic() + 20
+    while (found := leftovers.left(before, os.environ[leftovers.MARK])) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    for build in (check.build, check.sanitized):
+        found += [f"temporary left: {path}" for path in build.temporary.glob("*")]
+    if untracked is not None:
+        found += [f"git status: {line}" for line in git_status() or [] if line not in untracked]
+    if found:
+        raise StepFailed("this was left behind:\n  " + "\n  ".join(found))
+
+
+def git_status() -> list[str] | None:
+    """None where this is no git checkout."""
+    if not (TOP / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-c", "safe.directory=*", "status", "--porcelain"], cwd=TOP, capture_output=True, text=True,
+                          check=False)
+    return done.stdout.splitlines() if done.returncode == 0 else None
+
+
+def main() -> int:
+    end_on_signals()
+    check = Check(sys.argv[1] if len(sys.argv) > 1 else "all")
+    mark = f"{os.getpid()}-{time.time_ns()}"
+    os.environ.update({leftovers.MARK: mark, "BANANA_BUILD": str(check.build.directory), "PYTHONDONTWRITEBYTECODE": "1",
+                       "BANANA_LAB": f"check{os.getpid()}", "LC_ALL": "C.UTF-8"})
+    before, status = leftovers.snapshot(), git_status()
+    try:
+        check.everything()
+        check.static("nothing is left behind", lambda: nothing_left(check, before, status))
+    except KeyboardInterrupt:
+        print("check: interrupted", file=sys.stderr)
+        return 130
+    finally:
+        for build in (check.build, check.sanitized):
+            forget(build.temporary)
+    skipped = f" ({check.total.skipped} skipped)" if check.total.skipped else ""
+    print(f"{check.steps.seconds:.0f} s{skipped}")
+    print(f"{check.total.passed} passed, {check.total.failed} failed")
+    return 1 if check.total.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

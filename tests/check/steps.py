@@ -1,0 +1,119 @@
+"""What ./quickstart and ./check share: steps with a progress line each, and programs that leave nothing when they are cut
+short.
+
+A program is started in a session of its own, so that a ^C reaches us alone; we kill it, and the kernel kills it when we are
+killed (PDEATHSIG). One that is `contained` is the head of a pid namespace, and all that it started goes with it; it has a
+/tmp of its own, too. The lab's tests are not: a lab has its own pid namespace, and ends with its owner.
+"""
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+TAIL = 40  # lines of a log that are shown when a step fails
+
+
+class StepFailed(Exception):
+    """Why a step failed; `log` holds its output."""
+
+    def __init__(self, why: str, log: pathlib.Path | None = None) -> None:
+        super().__init__(why)
+        self.log = log
+
+
+def end_on_signals() -> None:
+    """TERM and HUP end us as a ^C does: by an exception, so that everything is taken down."""
+    def leave(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)
+
+
+def tail(log: pathlib.Path, lines: int = TAIL) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else ""
+
+
+class Steps:
+    """Progress lines: what is being done, then how it ended and how long it took."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[list[str]]:
+        """Yields a list of words that end the line. StepFailed and others pass on, once the line says so."""
+        print(f"{title + ' ':.<46} ", end="", flush=True)
+        began, words = time.monotonic(), ["ok"]
+        try:
+            yield words
+        except BaseException as error:
+            ended = "failed" if isinstance(error, Exception) else "interrupted"
+            print(f"{ended} ({time.monotonic() - began:.1f} s)", flush=True)
+            raise
+        print(f"{', '.join(words)} ({time.monotonic() - began:.1f} s)", flush=True)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+def contain(words: Sequence[str], temporary: pathlib.Path) -> list[str]:
+    """The command in a pid namespace, and with `temporary` as its /tmp unless that would hide the checkout."""
+    script = 'mount --bind "$0" /tmp; "$@"; exit $?'
+    if pathlib.Path("/tmp") in TOP.parents or pathlib.Path("/tmp") in temporary.resolve().parents:
+        script = '"$@"; exit $?'  # the shell stays, to be process 1 in there: it reaps
+    return ["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--kill-child", "--mount-proc",
+            "sh", "-c", script, str(temporary), *words]
+
+
+def run(words: Sequence[object], log: pathlib.Path, timeout: float, *, contained: bool = True,
+        temporary: pathlib.Path | None = None, environment: Mapping[str, str] | None = None,
+        directory: pathlib.Path = TOP) -> int:
+    """Runs a program, its output into `log`; its status, or 124 if it was ended for taking too long."""
+    command = [str(word) for word in words]
+    temporary = temporary or log.parent.parent / "tmp"
+    temporary.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    prefix = contain(command, temporary) if contained else ["setpriv", "--pdeathsig", "KILL", *command]
+    with open(log, "ab") as output:
+        shown = " ".join(command)
+        output.write(f"$ {shown if len(shown) < 400 else shown[:397] + '...'}\n".encode())
+        output.flush()
+        process = subprocess.Popen(prefix, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=directory,
+                                   start_new_session=True,
+                                   env={**os.environ, "TMPDIR": str(temporary), **(environment or {})})
+        try:
+            return process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            output.write(f"no end within {timeout:.0f} s\n".encode())
+            return 124
+        finally:
+            process.kill()
+            process.wait()
+
+
+def must(words: Sequence[object], log: pathlib.Path, timeout: float, **options: object) -> None:
+    status = run(words, log, timeout, **options)  # type: ignore[arg-type]
+    if status == 124:
+        raise StepFailed(f"{words[0]} did not end within {timeout:.0f} s", log)
+    if status:
+        raise StepFailed(f"{words[0]} ended with status {status}", log)
+
+
+def show(error: Exception) -> None:
+    log = getattr(error, "log", None)
+    if log is not None:
+        print(f"---- the end of {log}\n{tail(log)}\n----", file=sys.stderr, flush=True)
+    print(f"{pathlib.Path(sys.argv[0]).stem}: {error}", file=sys.stderr, flush=True)
+
+
+def forget(directory: pathlib.Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
