@@ -68,7 +68,7 @@ Async<Json> Guests::hook_qemu(Json params) {
         if (!incoming_.contains(facts.uuid)) settled(facts.uuid);
     } else if (operation == "stopped" || operation == "release") {
         // libvirt waits for the answer; the Corm's host may be slow to give its own.
-        node_.spawn(end(facts.uuid), "ending a guest");
+        node_.spawn(end(facts.uuid, operation == "release"), "ending a guest");
     } else if (operation == "reconnect") {
         node_.spawn(adopt(facts), "adopting a guest");
     }
@@ -202,6 +202,7 @@ Async<void> Guests::prepare_one(const DomainFacts& facts, const Interface& inter
         CO_TRY(co_await spikes_.release(spike.key, false));
         spike.attachment.reset();
     }
+    if (spike.kind == SpikeKind::tap) spike.device.clear();  // that run's; this one's is not made yet
     if (spike.kind == SpikeKind::macvtap) {
         const auto* corm = corms_.by_name(spike.corm);
         CO_TRY(node_.engine.realise(wiring::plan_macvtap(spike, corm != nullptr ? corm->mtu : 0)));
@@ -246,13 +247,16 @@ Async<void> Guests::start(const DomainFacts& facts) {
 
 // ---- Ending ----
 
-asio::awaitable<void> Guests::end(std::string uuid) {
+asio::awaitable<void> Guests::end(std::string uuid, bool over) {
     incoming_.erase(uuid);
     for (const auto& spike : spikes_.of_domain(uuid)) {
         const auto guard = co_await spikes_.lock(spike.key);
         handover_.ended(spike);
-        const auto released = co_await spikes_.release(spike.key, spike.kind == SpikeKind::tap);
-        if (!released) log::error("{}", released.error().message());
+        const bool visitor = spike.kind == SpikeKind::macvtap && spikes_.goes_with_guest(spike);
+        const bool forget = visitor ? over : spikes_.goes_with_guest(spike);
+        Status done = co_await spikes_.release(spike.key, forget);
+        if (done && visitor && over) done = node_.engine.realise(wiring::plan_macvtap_gone(spike));
+        if (!done) log::error("{}", done.error().message());
     }
 }
 
@@ -272,7 +276,7 @@ void Guests::link_deleted(const std::string& name) {
     if (spike != nullptr && spike->kind == SpikeKind::tap) node_.spawn(unplugged(spike->key, name), "unplugging");
 }
 
-void Guests::stopped(const Domain& domain) { node_.spawn(end(domain.uuid), "ending a guest"); }
+void Guests::stopped(const Domain& domain) { node_.spawn(end(domain.uuid, true), "ending a guest"); }
 
 // ---- Hotplug, and changes of Corm ----
 

@@ -45,7 +45,8 @@ private:
     Async<void> prepare(const hooks::DomainFacts& facts, bool incoming);
     Async<void> prepare_one(const hooks::DomainFacts& facts, const hooks::Interface& interface, bool incoming);
     Async<void> start(const hooks::DomainFacts& facts);
-    asio::awaitable<void> end(std::string uuid);
+    // `over`: libvirt has taken its own devices (a macvtap) away, too.
+    asio::awaitable<void> end(std::string uuid, bool over);
     asio::awaitable<void> adopt(hooks::DomainFacts facts);
     asio::awaitable<void> resync();
     asio::awaitable<void> look_at(std::string uuid);

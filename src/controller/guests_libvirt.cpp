@@ -45,7 +45,7 @@ asio::awaitable<void> Guests::resync() {
         // A guest that is being started is not active yet; its hooks are under way.
         if (active.contains(spike->uuid) || spike->state == SpikeState::built) continue;
         log::notice("Spike {}: its domain {} is not running any more", spike->name, spike->domain);
-        co_await end(spike->uuid);
+        co_await end(spike->uuid, true);
     }
     co_await handover_.resync();
     for (const auto& uuid : active) co_await look_at(uuid);

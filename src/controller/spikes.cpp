@@ -28,7 +28,10 @@ Spikes::Spikes(Node& node, Corms& corms, Wires& wires)
     : node_(node), corms_(corms), wires_(wires), table_(node.store, "spike") {}
 
 Status Spikes::load() {
-    TRY(table_.load([](const Error& error) { log::error("ignored record: {}", error.message()); }));
+    TRY(table_.load([&](const Error& error) {
+        node_.records_ignored = true;
+        log::error("ignored record: {}", error.message());
+    }));
     table_.each([&](const Spike& spike) {
         if (!spike.device.empty()) by_device_[spike.device] = spike.key;
     });
@@ -90,6 +93,10 @@ std::vector<std::string> Spikes::names_on(const std::string& corm) const {
         if (spike.corm == corm && spike.state != SpikeState::unwired) names.push_back(spike.name);
     });
     return names;
+}
+
+bool Spikes::goes_with_guest(const Spike& spike) const {
+    return spike.kind == SpikeKind::tap || (spike.kind == SpikeKind::macvtap && spike.home != node_.config.host);
 }
 
 std::string Spikes::unique_name(const std::string& name, const std::string& key, const std::string& uuid) const {
@@ -244,8 +251,7 @@ void Spikes::peer_up(const std::string& peer) {
                 const auto guard = co_await self.lock(k);
                 const Spike* now = self.table_.find(k);
                 if (now == nullptr || now->state != SpikeState::unwired) co_return;
-                const bool guest = now->kind == SpikeKind::tap;
-                const auto told = co_await self.release(k, guest);
+                const auto told = co_await self.release(k, self.goes_with_guest(*now));
                 if (!told) log::warning("{}", told.error().message());
             }(*this, key),
             "telling of a release");

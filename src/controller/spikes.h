@@ -22,13 +22,15 @@ public:
     void serve();
     wiring::Plan plan() const;
     void peer_up(const std::string& peer);  // tells it what could not be told
-    asio::awaitable<void> settle();  // after start: gives up what a crash left half built
+    asio::awaitable<void> settle();         // after start: gives up what a crash left half built
 
     const registry::Table<model::Spike>& table() const { return table_; }
     const model::Spike* by_name(const std::string& name) const;
     const model::Spike* by_device(const std::string& device) const;
     std::vector<model::Spike> of_domain(const std::string& uuid) const;
     std::vector<std::string> names_on(const std::string& corm) const;
+    // A tap's record ends with its guest's run; so does a macvtap endpoint's away from its home, made for the visit.
+    bool goes_with_guest(const model::Spike& spike) const;
     Status save(const model::Spike& spike);
 
     // Builds the Spike's wire; `spike` says who it is (all but state and attachment). With a grant: a standby wire of
