@@ -153,18 +153,18 @@ class LabCase(unittest.TestCase):
         root = ElementTree.fromstring(self.lab.virsh(host, "dumpxml", *options, name))
         return [dict(spike.attrib) for spike in root.iterfind("metadata/{urn:banana:1}domain/{urn:banana:1}spike")]
 
-    def await_metadata(self, host: str, name: str, *options: str, **values: str) -> dict[str, str]:
+    def await_metadata(self, host: str, domain: str, /, *options: str, **values: str) -> dict[str, str]:
         """Until the first Spike's hints are all there, with these values."""
         def complete() -> dict[str, str] | None:
-            hints = (self.metadata(host, name, *options) or [{}])[0]
+            hints = (self.metadata(host, domain, *options) or [{}])[0]
             whole = all(hints.get(key) for key in SPIKE_ATTRIBUTES)
             return hints if whole and all(hints[key] == value for key, value in values.items()) else None
 
         try:
             return wait_until(complete, PATIENCE, "")
         except LabError:
-            self.fail(f"metadata of {name} on {host} ({' '.join(options) or 'live'}), {values} wanted: "
-                      f"{self.metadata(host, name, *options)}")
+            self.fail(f"metadata of {domain} on {host} ({' '.join(options) or 'live'}), {values} wanted: "
+                      f"{self.metadata(host, domain, *options)}")
 
     def tap(self, host: str, name: str) -> str:
         """The guest's first interface, as `virsh domiflist` has it."""

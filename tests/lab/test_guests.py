@@ -83,6 +83,19 @@ class GuestLife(LabCase):
         self.lab.virsh("hv1", "start", "life")
         self.reach(ADDRESS)
 
+    def test_started_again_at_once(self) -> None:
+        """An end is worked off by itself, and libvirt tells of it twice; neither may hit the run that follows."""
+        self.define(guest())
+        epochs = []
+        for _ in range(8):
+            self.lab.virsh("hv1", "start", "--paused", "life")
+            epochs.append(self.await_spike("hv1", SPIKE)["epoch"])
+            self.lab.virsh("hv1", "destroy", "life")
+        self.assertEqual(sorted(set(epochs)), epochs)
+        self.lab.virsh("hv1", "start", "life")
+        self.reach(ADDRESS)
+        self.assertEqual(len(self.wires("hv1", SPIKE)), 1)
+
     def test_undefined_while_it_runs(self) -> None:
         self.start(guest())
         self.lab.virsh("hv1", "undefine", "life")  # a transient guest from here on

@@ -1,0 +1,176 @@
+#!/usr/bin/python3
+"""Interfaces that come, change and go while their guest runs; and what libvirt hangs on their taps.
+
+    ext --- eth1 hv1 [Corm lab] === guest plug, on hv1 or hv2
+            box  hv1 [Corm other], an etherstub
+"""
+
+import re
+import sys
+import unittest
+import xml.etree.ElementTree as ElementTree
+
+sys.dont_write_bytecode = True
+
+import lab_guest  # noqa: E402
+import lab_measure  # noqa: E402
+from banana_lab import EXT, Nic, Vm, wait_until  # noqa: E402
+from lab_case import PATIENCE, Box, LabCase  # noqa: E402
+
+ADDRESS, PLUGGED = "10.77.0.30", "10.77.1.31"  # two subnets: a guest answers by the NIC that was asked
+SPIKE = "hv1/plug/net0"
+
+
+class Hotplug(LabCase):
+    corms = {"lab": ("--uplink", "eth1"), "other": ("--etherstub",)}
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.lab.exec(EXT, "ip", "address", "add", "10.77.1.1/24", "dev", "eth0")
+
+    def device(self, host: str, verb: str, xml: str, *options: str) -> None:
+        self.lab.exec(host, "virsh", "-q", verb, "plug", "/dev/stdin", *options, stdin=xml)
+
+    def guest(self, nics: int = 1) -> Vm:
+        addresses = (f"{ADDRESS}/24", f"{PLUGGED}/24")
+        return Vm("plug", [Nic(network="banana-lab", address=at) for at in addresses[:nics]],
+                  spare_addresses=addresses[nics:])
+
+    def test_plug_and_unplug(self) -> None:
+        # Started without any: the whole of Banana comes and goes while the guest runs. On hv2, so by a VXLAN wire.
+        self.start(self.guest(0), "hv2")
+        for index, address in enumerate((ADDRESS, PLUGGED)):
+            name = f"hv2/plug/net{index}"
+            self.device("hv2", "attach-device", lab_guest.nic_xml("plug", Nic(network="banana-lab"), index), "--live")
+            self.await_spike("hv2", name)
+            self.assertEqual(self.wires("hv1", name)[0]["format"], "vxlan")
+            self.reach_whole(address)
+        hints = wait_until(lambda: [one for one in [self.metadata("hv2", "plug")] if len(one) == 2], PATIENCE,
+                           "hints of both interfaces")[0]
+        self.assertEqual([(one["interface"], one["name"]) for one in hints],
+                         [("net0", "hv2/plug/net0"), ("net1", "hv2/plug/net1")])
+        # The first goes, the second does not notice.
+        self.device("hv2", "detach-device", lab_guest.nic_xml("plug", Nic(network="banana-lab"), 0), "--live")
+        wait_until(lambda: self.spike("hv2", "hv2/plug/net0") is None, PATIENCE, "the unplugged Spike to go")
+        wait_until(lambda: not self.wires("hv1", "hv2/plug/net0"), PATIENCE, "the unplugged wire to go")
+        self.unreachable(ADDRESS)
+        self.reach_whole(PLUGGED)
+        self.device("hv2", "detach-device", lab_guest.nic_xml("plug", Nic(network="banana-lab"), 1), "--live")
+        self.await_nothing_left("hv2/plug/net0", "hv2/plug/net1")
+
+    def test_attach_interface_and_restart(self) -> None:
+        """virsh attach-interface gives no alias; and what was plugged in live only is not there at the next start."""
+        self.start(self.guest(1))
+        self.lab.virsh("hv1", "attach-interface", "plug", "network", "banana-lab", "--model", "virtio", "--live")
+        self.reach_whole(PLUGGED)
+        self.reach_whole(ADDRESS)
+        spikes = self.banana("hv1", "spike", "list")["spikes"]
+        self.assertEqual([(spike["format"], spike["state"]) for spike in spikes], [("native", "wired")] * 2)
+        wait_until(lambda: len(self.metadata("hv1", "plug")) == 2, PATIENCE, "hints of both interfaces")
+        lab_measure.migrate(self.lab, "plug", "hv2")
+        self.reach_whole(PLUGGED)
+        self.reach_whole(ADDRESS)
+        lab_measure.migrate(self.lab, "plug", "hv1")
+        self.reach_whole(PLUGGED)
+        self.lab.virsh("hv1", "destroy", "plug")
+        self.await_nothing_left(*(spike["name"] for spike in spikes))
+        self.lab.virsh("hv1", "start", "plug")
+        self.reach_whole(ADDRESS)
+
+    def test_hotplug_is_refused(self) -> None:
+        """What cannot be wired is not plugged in, and the guest goes on."""
+        self.define(self.guest())
+        self.lab.virsh("hv1", "start", "--paused", "plug")
+        self.define(Vm("second", []))
+        self.lab.virsh("hv1", "start", "--paused", "second")
+        words = ("virsh", "-q", "attach-interface", "second", "network", "banana-lab", "--model", "virtio", "--live")
+        self.assertIn(SPIKE, self.refused("hv1", *words, "--mac", lab_guest.mac_of("plug", 0)))
+        self.assertEqual(self.lab.virsh("hv1", "domiflist", "second").split(), [])
+        self.lab.virsh("hv1", *words[2:], "--mac", "52:54:00:00:00:32")
+        self.assertEqual(len(self.banana("hv1", "wire", "list")["wires"]), 2)
+
+    def test_update_link_state(self) -> None:
+        self.start(self.guest())
+        self.reach(ADDRESS)
+        before = self.wires("hv1", SPIKE)
+        for state in ("down", "up"):
+            self.lab.virsh("hv1", "domif-setlink", "plug", self.tap("hv1", "plug"), state)
+            if state == "down":
+                self.unreachable(ADDRESS)
+        self.reach_whole(ADDRESS)
+        self.assertEqual(self.wires("hv1", SPIKE), before)
+        # The same by update-device, which passes the whole interface.
+        self.device("hv1", "update-device", self.live_interface("hv1", "<link state='down'/>"), "--live")
+        self.unreachable(ADDRESS)
+        self.device("hv1", "update-device", self.live_interface("hv1", "<link state='up'/>"), "--live")
+        self.reach_whole(ADDRESS)
+        self.assertEqual(self.wires("hv1", SPIKE), before)
+
+    def live_interface(self, host: str, more: str = "", network: str = "banana-lab") -> str:
+        """The running guest's first interface, as an administrator would edit it."""
+        root = ElementTree.fromstring(self.lab.virsh(host, "dumpxml", "plug"))
+        interface = root.find("devices/interface")
+        assert interface is not None
+        for name in ("link", "bandwidth"):
+            for old in interface.findall(name):
+                interface.remove(old)
+        source = interface.find("source")
+        assert source is not None
+        interface.set("type", "network")  # a running guest's shows what the network made of it
+        source.attrib = {"network": network}
+        if more:
+            interface.append(ElementTree.fromstring(more))
+        return ElementTree.tostring(interface, encoding="unicode")
+
+    def test_move_to_another_corm(self) -> None:
+        self.move_on("hv1")
+
+    def test_move_to_another_corm_of_another_host(self) -> None:
+        self.move_on("hv2")
+
+    def move_on(self, host: str) -> None:
+        box = Box(self, "hv1", "otherbox", "10.77.0.39/24")
+        self.banana("hv1", "spike", "adopt", "otherbox", "--device", "otherbox")
+        self.addCleanup(self.banana, "hv1", "spike", "delete", "otherbox")
+        self.banana("hv1", "connect", "otherbox", "other")
+        self.addCleanup(self.banana, "hv1", "disconnect", "otherbox")
+        self.start(self.guest(), host)
+        self.reach(ADDRESS)
+        self.unreachable(ADDRESS, "hv1", space=box.name)
+        name, tap = f"{host}/plug/net0", self.tap(host, "plug")
+        self.device(host, "update-device", self.live_interface(host, network="banana-other"), "--live")
+        self.reach_whole(ADDRESS, "hv1", space=box.name)
+        self.unreachable(ADDRESS)
+        self.assertEqual(self.tap(host, "plug"), tap)
+        self.assertEqual(self.await_spike(host, name)["corm"], "hv1/other")
+        self.await_metadata(host, "plug", corm="hv1/other")
+        self.assertEqual([wire["corm"] for wire in self.wires("hv1", name)], ["hv1/other"])
+        self.device(host, "update-device", self.live_interface(host), "--live")
+        self.reach_whole(ADDRESS)
+        self.unreachable(ADDRESS, "hv1", space=box.name)
+        self.await_metadata(host, "plug", corm="hv1/lab")
+
+    def test_outbound_limit_is_refused_and_never_cuts_a_wire(self) -> None:
+        """The cross-connect takes frames before libvirt's policing would see them: said, not silently ignored."""
+        limit = "<bandwidth><outbound average='20000'/></bandwidth>"
+        limited = re.sub("<alias", f"{limit}<alias", lab_guest.nic_xml("plug", Nic(network="banana-lab"), 1))
+        self.define(self.guest(2), edit=lambda xml: xml.replace(
+            lab_guest.nic_xml("plug", Nic(network="banana-lab"), 1), limited))
+        self.assertIn("<outbound>", self.refused("hv1", "virsh", "start", "plug"))
+        self.await_nothing_left(SPIKE, "hv1/plug/net1")
+        self.remove("plug")
+        self.start(self.guest())
+        self.reach(ADDRESS)
+        text = self.lab.exec("hv1", "virsh", "attach-device", "plug", "/dev/stdin", "--live", stdin=limited,
+                             check=False).stderr
+        self.assertIn("outbound", text)
+        # When it runs, libvirt does not ask us; whatever it makes of that (it needs a kernel module), the wire stays.
+        tap = self.tap("hv1", "plug")
+        for kilobytes in ("20000", "0"):
+            self.lab.exec("hv1", "virsh", "domiftune", "plug", tap, "--outbound", kilobytes, "--live", check=False)
+            self.reach_whole(ADDRESS)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
