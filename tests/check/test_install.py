@@ -1,0 +1,68 @@
+"""`make install` puts there what it should, and nothing else; `make dist` packs every file of the checkout."""
+
+import os
+import pathlib
+import subprocess
+import tarfile
+import tempfile
+import unittest
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("BANANA_BUILD") or TOP / "build-check")
+NOT_PACKED = {".gitignore", ".gitattributes"}
+
+# README's prefixes. The mode is the last word.
+INSTALLED = """
+etc/libvirt/hooks/network 755
+etc/libvirt/hooks/qemu 755
+usr/bin/banana 755
+usr/bin/banana-hook 755
+usr/sbin/bananad 755
+"""
+
+
+def make(*words: str, variables: dict[str, str] | None = None) -> None:
+    options = [f"{name}={value}" for name, value in (variables or {}).items()]
+    done = subprocess.run(["make", "-s", *words, *options], cwd=BUILD, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise AssertionError(f"make {' '.join(words)}: status {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+
+class InstallTest(unittest.TestCase):
+    def setUp(self) -> None:
+        scratch = tempfile.TemporaryDirectory(prefix="banana-install-")
+        self.addCleanup(scratch.cleanup)
+        self.root = pathlib.Path(scratch.name)
+
+    def files(self) -> list[str]:
+        return sorted(f"{path.relative_to(self.root)} {path.stat().st_mode & 0o777:o}" for path in self.root.rglob("*")
+                      if not path.is_dir())
+
+    def test_install_and_uninstall(self) -> None:
+        where = {"DESTDIR": str(self.root), "prefix": "/usr", "sysconfdir": "/etc", "localstatedir": "/var"}
+        make("install", variables=where)
+        self.assertEqual(self.files(), INSTALLED.split("\n")[1:-1])
+        hook = (self.root / "etc/libvirt/hooks/qemu").read_text()
+        self.assertNotIn(str(BUILD), hook)
+        make("uninstall", variables=where)
+        self.assertEqual(self.files(), [])
+
+    def test_every_file_is_packed(self) -> None:
+        make("dist", variables={"distdir": "banana-test"})
+        archive = BUILD / "banana-test.tar.xz"
+        self.addCleanup(archive.unlink)
+        with tarfile.open(archive) as packed:
+            names = {name.partition("/")[2] for name in packed.getnames()}
+        self.assertIn("configure", names)
+        self.assertEqual([name for name in names if "__pycache__" in name], [])
+        listed = subprocess.run(["git", "-c", "safe.directory=*", "ls-files"], cwd=TOP, capture_output=True, text=True,
+                                check=False)
+        if listed.returncode:
+            self.skipTest("this is no git checkout")
+        tracked = {name for name in listed.stdout.split() if pathlib.Path(name).name not in NOT_PACKED
+                   and (TOP / name).exists()}
+        self.assertEqual(sorted(tracked - names), [])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
