@@ -28,10 +28,7 @@ Spikes::Spikes(Node& node, Corms& corms, Wires& wires)
     : node_(node), corms_(corms), wires_(wires), table_(node.store, "spike") {}
 
 Status Spikes::load() {
-    TRY(table_.load([&](const Error& error) {
-        node_.records_ignored = true;
-        log::error("ignored record: {}", error.message());
-    }));
+    TRY(table_.load([](const Error& error) { log::error("ignored record: {}", error.message()); }));
     table_.each([&](const Spike& spike) {
         if (!spike.device.empty()) by_device_[spike.device] = spike.key;
     });
