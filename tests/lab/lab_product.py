@@ -139,20 +139,21 @@ def wait_tidy(lab: Lab, timeout: float = CONVERGED) -> None:
         raise LabError(f"{error}: {left}") from None
 
 
+def snapshot_of(lab: Lab, host: str) -> tuple[list[object], ...]:
+    """All that a refused request must not have changed on a host."""
+    links = json.loads(lab.exec(host, "ip", "-j", "link").stdout)
+    return (sorted((link["ifname"], link.get("master", ""), link["mtu"], link.get("ifalias", "")) for link in links),
+            sorted(allowed_senders(lab, host)),
+            sorted(str(one) for one in ask(lab, host, "corm.list")["corms"]),
+            sorted(one["name"] for one in spikes(lab, host)),
+            sorted((one["name"], one["epoch"], one["device"]) for one in ask(lab, host, "wire.list")["wires"]),
+            sorted(lab.virsh(host, "list", "--name").split()),
+            sorted(lab.virsh(host, "net-list", "--all", "--name").split()))
+
+
 def snapshot(lab: Lab) -> dict[str, object]:
-    """All that a refused request must not have changed, by host."""
-    seen: dict[str, object] = {}
-    for host in lab.hypervisors:
-        links = json.loads(lab.exec(host.name, "ip", "-j", "link").stdout)
-        seen[host.name] = (
-            sorted((link["ifname"], link.get("master", ""), link["mtu"], link.get("ifalias", "")) for link in links),
-            sorted(allowed_senders(lab, host.name)),
-            sorted(str(one) for one in ask(lab, host.name, "corm.list")["corms"]),
-            sorted(one["name"] for one in spikes(lab, host.name)),
-            sorted((one["name"], one["epoch"], one["device"]) for one in ask(lab, host.name, "wire.list")["wires"]),
-            sorted(lab.virsh(host.name, "list", "--name").split()),
-            sorted(lab.virsh(host.name, "net-list", "--all", "--name").split()))
-    return seen
+    """The same of every host, by name."""
+    return {host.name: snapshot_of(lab, host.name) for host in lab.hypervisors}
 
 
 # ---- Guests ----------------------------------------------------------------------------------------------------------
