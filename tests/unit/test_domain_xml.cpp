@@ -159,7 +159,7 @@ TEST_CASE("an entry that bananad wrote may outlive its interface; one that a use
         return facts.spikes.back().target;
     };
     const std::string one = nic("ua-net0", "52:54:00:00:00:01"), plain = nic("ua-net1", "", "default");
-    const std::string first = spike("interface='net0' mac='52:54:00:00:00:01'" + ours);
+    const std::string first = spike("interface='ua-net0' mac='52:54:00:00:00:01'" + ours);
     CHECK(target_of_last(one, first + spike("interface='net1' " + gone + ours)) == -1);
     // Plugged in without an alias beside ua-net0, libvirt called it net0: what is left of it is not ua-net0's.
     CHECK(target_of_last(one, first + spike("interface='net0' " + gone + ours)) == -1);
