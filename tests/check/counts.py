@@ -42,7 +42,7 @@ def unittest(output: str, status: int) -> Counts:
     ran, ended = RAN.search(output), ENDED.findall(output)
     if not ran or not ended:
         return _honest(Counts(), status or 1)
-    words = dict(re.findall(r"([a-z ]+)=(\d+)", ended[-1]))
+    words = dict(re.findall(r"([a-z][a-z ]*)=(\d+)", ended[-1]))
     failed = sum(int(words.get(name, 0)) for name in ("failures", "errors", "unexpected successes"))
     skipped = int(words.get("skipped", 0))
     counts = Counts(max(0, int(ran.group(1)) - failed - skipped), failed, skipped)

@@ -91,8 +91,6 @@ def migrations(steps: Steps, banana: Lab, plain: Lab) -> list[verdict.Row]:
 
 
 def how_to_look(name: str) -> str:
-    environment = f"BANANA_LAB={name} BANANA_BUILD={os.environ['BANANA_BUILD']} "
-    lab = f"{environment}tests/lab/lab"
     return f"""
 The lab is up. Look around:
     export BANANA_LAB={name} BANANA_BUILD={os.environ['BANANA_BUILD']}
@@ -104,15 +102,17 @@ The lab is up. Look around:
     tests/lab/lab sh {GUEST} ip address
     tests/lab/lab exec ext sh
 End it:
-    {lab} down"""
+    tests/lab/lab down"""
 
 
 def job(steps: Steps, keep: bool) -> list[str]:
-    build = Build(pathlib.Path(os.environ.get("BANANA_BUILD") or TOP / "build"))
+    named = os.environ.get("BANANA_BUILD")  # a build directory of the user's: made, not configured
+    build = Build(pathlib.Path(named or TOP / "build"))
     os.environ["BANANA_BUILD"] = str(build.directory)
     try:
-        with steps.step("configure"):
-            build.configure()
+        if not named:
+            with steps.step("configure"):
+                build.configure()
         with steps.step("build bananad, banana and banana-hook"):
             build.make(*PROGRAMS)
         with steps.step("guest image"):

@@ -53,17 +53,18 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = [f"{'':7} {'':8} {'':16} {'QEMU':>8} {'guest':>7} {'frames lost':>13} {'longest gap':>15} {'beyond stop':>15} {'TCP':>5}",
+    lines = [f"{'':7} {'':8} {'':16} {'QEMU':>8} {'guest':>7} {'frames lost':>13} {'longest gap':>15} "
+             f"{'beyond stop':>15} {'TCP':>5}",
              f"{'':7} {'':8} {'wire':<16} {'stopped':>8} {'clock':>7} {'to':>6} {'from':>6} {'to':>7} {'from':>7} "
              f"{'to':>7} {'from':>7} {'kept':>5}"]
     for row in sorted(rows, key=lambda row: row.kind):
         wire = f"{row.before} -> {row.after}" if row.kind == "banana" else "(bridge, VXLAN)"
         stopped = "-" if row.stopped is None else f"{row.stopped:.1f}"
-        lines.append(f"{row.kind:<7} {row.path:<8} {wire:<16} {stopped:>8} {row.clock:>7.1f} {row.lost_to:>6} {row.lost_from:>6} "
-                     f"{row.gap_to:>7.1f} {row.gap_from:>7.1f} {row.beyond_to:>7.1f} {row.beyond_from:>7.1f} "
-                     f"{'yes' if row.kept else 'NO':>5}")
-    lines.append("Times in ms; lost of 1 000 frames a second each way. To the guest: by the guest's clock, which stands still\n"
-                 "while QEMU is stopped. Beyond stop: a gap without the time for which QEMU itself stood still.")
+        lines.append(f"{row.kind:<7} {row.path:<8} {wire:<16} {stopped:>8} {row.clock:>7.1f} {row.lost_to:>6} "
+                     f"{row.lost_from:>6} {row.gap_to:>7.1f} {row.gap_from:>7.1f} {row.beyond_to:>7.1f} "
+                     f"{row.beyond_from:>7.1f} {'yes' if row.kept else 'NO':>5}")
+    lines.append("Times in ms; lost of 1 000 frames a second each way. To the guest: by the guest's clock, which\n"
+                 "stands still while QEMU is stopped. Beyond stop: a gap less the time that QEMU itself stood still.")
     return "\n".join(lines)
 
 
@@ -90,6 +91,6 @@ def broken_limits(rows: Sequence[Row]) -> list[str]:
         limit = max(map(beyond, plain)) + GAP_LIMIT_MS
         worst = max(banana, key=beyond)
         if beyond(worst) > limit:
-            broken.append(f"{worst.path}: a gap {way} the guest of {beyond(worst):.1f} ms beyond QEMU's stop; plain libvirt's "
-                          f"worst plus {GAP_LIMIT_MS:.0f} ms is {limit:.1f} ms")
+            broken.append(f"{worst.path}: a gap {way} the guest of {beyond(worst):.1f} ms beyond QEMU's stop; plain "
+                          f"libvirt's worst plus {GAP_LIMIT_MS:.0f} ms is {limit:.1f} ms")
     return broken

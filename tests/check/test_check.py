@@ -1,0 +1,169 @@
+"""What ./check and ./quickstart judge by: counts, limits, what is left behind, and programs that are cut short."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import unittest
+from dataclasses import replace
+
+import counts
+import leftovers
+import steps
+import verdict
+from counts import Counts
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+class CountsTest(unittest.TestCase):
+    def test_doctest(self) -> None:
+        said = "[doctest] test cases:  12 |  11 passed |   1 failed | 3 skipped\n[doctest] assertions: 9 | 9 passed | 0 failed |"
+        self.assertEqual(counts.doctest(said, 1), Counts(11, 1))
+        fine = "[doctest] test cases: 12 | 12 passed | 0 failed | 0 skipped"
+        self.assertEqual(counts.doctest(fine, 0), Counts(12, 0))
+        for output, status in ((fine, 1), (fine, 139), ("", 0), ("Segmentation fault", 139),
+                               ("[doctest] test cases: 0 | 0 passed | 0 failed | 9 skipped", 0)):
+            self.assertEqual(counts.doctest(output, status).failed, 1, output)
+
+    def test_unittest(self) -> None:
+        for said, status, expected in (
+                ("Ran 5 tests in 1.2s\n\nOK\n", 0, Counts(5, 0)),
+                ("Ran 1 test in 1.2s\n\nOK (skipped=1)\n", 0, Counts(0, 0, 1)),
+                ("Ran 5 tests in 1.2s\n\nFAILED (failures=1, errors=2, skipped=1)\n", 1, Counts(1, 3, 1)),
+                ("Ran 0 tests in 0.1s\n\nFAILED (errors=1)\n", 1, Counts(0, 1)),
+                ("Ran 5 tests in 1.2s\n\nOK\n", -9, Counts(5, 1)),
+                ("Ran 0 tests in 0.0s\n\nOK\n", 0, Counts(0, 1)),
+                ("test_a ... ", 124, Counts(0, 1)), ("", 0, Counts(0, 1))):
+            self.assertEqual(counts.unittest(said, status), expected, said)
+
+
+class VerdictTest(unittest.TestCase):
+    # A quiet machine's: the guest's clock stands still, the gap from the guest holds QEMU's stop.
+    BANANA = verdict.Row("banana", "hv1>hv2", "native", "vxlan", 80.0, 80.0, 3, 0, 10.0, 95.0, True)
+    PLAIN = verdict.Row("plain", "hv1>hv2", "bridge", "bridge", 60.0, 60.0, 60, 0, 8.0, 70.0, True)
+
+    def broken(self, **changes: object) -> str:
+        return "; ".join(verdict.broken_limits([replace(self.BANANA, **changes), self.PLAIN]))  # type: ignore[arg-type]
+
+    def test_limits_hold(self) -> None:
+        self.assertEqual(self.broken(), "")
+        self.assertEqual(self.broken(lost_to=20, lost_from=20), "")
+        self.assertEqual(self.broken(stopped=250.0, clock=250.0, gap_from=265.0), "", "QEMU's own stop is not ours")
+        self.assertEqual(self.broken(gap_to=28.0, gap_from=110.0), "")
+        back = replace(self.BANANA, path="hv2>hv1", before="vxlan", after="native")
+        self.assertEqual(verdict.broken_limits([back, self.PLAIN]), [])
+
+    def test_limits_broken(self) -> None:
+        for changes, words in (({"lost_to": 21}, "21 frames lost to"), ({"lost_from": 21}, "21 frames lost from"),
+                               ({"gap_to": 28.1}, "gap to the guest of 28.1"),
+                               ({"gap_from": 110.1}, "gap from the guest of 30.1"),
+                               ({"stopped": None}, "no STOP"), ({"kept": False}, "did not survive"),
+                               ({"after": "native"}, "wire native -> native"), ({"before": "vxlan"}, "wire vxlan -> vxlan"),
+                               ({"before": "-", "after": "-"}, "wire - -> -")):
+            self.assertIn(words, self.broken(**changes))
+        self.assertIn("not measured", verdict.broken_limits([self.BANANA])[0])
+        self.assertIn("not measured", verdict.broken_limits([])[0])
+
+    def test_a_running_clock_leaves_the_stop_in_the_gap(self) -> None:
+        self.assertEqual(self.broken(clock=0.0, gap_to=95.0), "")
+        self.assertIn("gap to", self.broken(clock=0.0, gap_to=130.0))
+
+    def test_table_has_the_raw_gaps(self) -> None:
+        table = verdict.table([self.BANANA, self.PLAIN])
+        for word in ("native -> vxlan", "95.0", "70.0", "80.0", "60.0"):
+            self.assertIn(word, table)
+
+
+class LeftoversTest(unittest.TestCase):
+    def inside(self, change: str) -> list[str]:
+        """What is found after a change made in network and mount namespaces of its own."""
+        code = textwrap.dedent("""\
+            import subprocess, sys
+            import leftovers
+            subprocess.run("mount -t tmpfs none /run && mkdir -p /run/banana-lab && ip link set lo up", shell=True, check=True)
+            before = leftovers.snapshot()
+            subprocess.run(sys.argv[1], shell=True, check=True)
+            print("\\n".join(leftovers.left(before, "nobody")))
+            """)
+        done = subprocess.run(["unshare", "--net", "--mount", sys.executable, "-B", "-c", code, change], cwd=HERE,
+                              capture_output=True, text=True, check=True)
+        return done.stdout.split("\n")[:-1]
+
+    def test_a_quiet_machine(self) -> None:
+        self.assertEqual(self.inside("true"), [""])
+
+    def test_each_kind_is_seen(self) -> None:
+        for change, expected in (
+                ("ip link add bnx00000001 type bridge", "link left: bnx00000001"),
+                ("ip link set lo down", "address gone: lo"),
+                ("ip route add 192.0.2.0/24 dev lo", "route left: 192.0.2.0/24"),
+                ("ip address add 192.0.2.1/24 dev lo", "address left: lo"),
+                ("tc qdisc add dev lo clsact", "qdisc left: qdisc clsact"),
+                ("mkdir /run/netns && touch /run/netns/x", "file left: /run/netns/x"),
+                ("mkdir /run/mnt && mount -t tmpfs none /run/mnt", "mount left: /run/mnt (tmpfs)"),
+                ("mkdir /run/banana", "file left: /run/banana"),
+                ("mkdir /run/banana-lab/dead", "lab left: /run/banana-lab/dead")):
+            self.assertTrue(any(line.startswith(expected) for line in self.inside(change)), (change, self.inside(change)))
+
+    def test_marked_processes(self) -> None:
+        mark = f"test{os.getpid()}"
+        self.assertEqual(leftovers.marked(mark), {})
+        with subprocess.Popen(["sleep", "600"], env={leftovers.MARK: mark}) as sleeper:
+            try:
+                deadline = time.monotonic() + 10
+                while leftovers.marked(mark) != {sleeper.pid: "sleep 600 "} and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                self.assertEqual(leftovers.marked(mark), {sleeper.pid: "sleep 600 "})
+            finally:
+                sleeper.kill()
+
+
+class RunTest(unittest.TestCase):
+    def setUp(self) -> None:
+        scratch = tempfile.TemporaryDirectory(prefix="banana-run-")
+        self.addCleanup(scratch.cleanup)
+        self.scratch = pathlib.Path(scratch.name)
+        self.log = self.scratch / "log" / "log"
+        self.mark = f"run{os.getpid()}{self.id()}"
+
+    def wait_gone(self) -> None:
+        deadline = time.monotonic() + 20
+        while leftovers.marked(self.mark) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        self.assertEqual(leftovers.marked(self.mark), {})
+
+    def test_status_and_output(self) -> None:
+        self.assertEqual(steps.run(["sh", "-c", "echo out; echo err >&2; exit 7"], self.log, 30), 7)
+        self.assertIn("out\nerr\n", self.log.read_text())
+        with self.assertRaisesRegex(steps.StepFailed, "false ended with status 1"):
+            steps.must(["false"], self.log, 30)
+
+    def test_too_long_and_nothing_left_of_it(self) -> None:
+        """Nor of what it started in a session of its own."""
+        status = steps.run(["sh", "-c", "setsid sleep 601 & sleep 602"], self.log, 2, environment={leftovers.MARK: self.mark})
+        self.assertEqual(status, 124)
+        self.assertIn("no end within 2 s", self.log.read_text())
+        self.wait_gone()
+
+    def test_killed_runner_leaves_nothing(self) -> None:
+        code = ("import pathlib, sys, steps; steps.end_on_signals()\n"
+                "steps.run(['sh', '-c', 'setsid sleep 603 & sleep 604'], pathlib.Path(sys.argv[1]), 600)")
+        for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+            runner = subprocess.Popen([sys.executable, "-B", "-c", code, str(self.log)], cwd=HERE, stderr=subprocess.DEVNULL,
+                                      env={**os.environ, leftovers.MARK: self.mark})
+            deadline = time.monotonic() + 20
+            while sum("sleep" in command for command in leftovers.marked(self.mark).values()) < 3:  # two, and the shell's
+                self.assertLess(time.monotonic(), deadline, leftovers.marked(self.mark))
+                time.sleep(0.02)
+            runner.send_signal(number)
+            self.assertNotEqual(runner.wait(20), 0)
+            self.wait_gone()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
