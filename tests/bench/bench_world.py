@@ -185,7 +185,6 @@ class Daemon:
         self.log = self.run_dir / "log"
         words = [str(build_dir() / "bananad"), "--config", str(config), "--state-dir", str(self.run_dir / "state"),
                  "--run-dir", str(self.run_dir), "--bpf-dir", f"/sys/fs/bpf/{host}"]
-        # On its own disk the state would make the bench one of the disk; see README.
         with open(self.log, "w", encoding="utf-8") as log:
             self._process = subprocess.Popen(inside(namespace, words), stdout=log, stderr=log)
         self.pid = self._process.pid
