@@ -87,7 +87,10 @@ Result<model::Corm> Corms::resolve(const std::string& name) const {
 
 Result<model::Corm> Corms::local(const std::string& full) const {
     const model::Corm* corm = by_name(full);
-    if (corm == nullptr || corm->host != node_.config.host)
+    if (corm != nullptr && corm->host != node_.config.host)
+        return Error(Errc::refused,
+                     fmt::format("Corm {} is host {}'s, not host {}'s", full, corm->host, node_.config.host));
+    if (corm == nullptr)
         return Error(Errc::not_found, fmt::format("host {} has no Corm '{}'; it has: {}", node_.config.host,
                                                   printable(full, 80), joined(names_of(all()))));
     return *corm;

@@ -37,10 +37,17 @@ Status Wires::load() {
 void Wires::serve() {
     using rpc::Context;
     auto& d = node_.dispatcher;
-    d.on("wire.open", [this](Context& c, Json p) -> Async<Json> { co_return co_await open(c, std::move(p)); });
-    d.on("wire.prepare", [this](Context& c, Json p) -> Async<Json> { co_return co_await prepare(c, std::move(p)); });
-    d.on("wire.attach", [this](Context& c, Json p) -> Async<Json> { co_return co_await attach(c, std::move(p)); });
-    d.on("wire.close", [this](Context& c, Json p) -> Async<Json> { co_return co_await close(c, std::move(p)); });
+    const auto serve_one = [&](const char* what, Async<Json> (Wires::*handler)(const rpc::Context&, Json)) {
+        d.on(std::string("wire.") + what, [this, what, handler](Context& c, Json p) -> Async<Json> {
+            Result<Json> reply = co_await (this->*handler)(c, p);
+            if (!reply) note_refusal(c, p, what, reply.error());
+            co_return reply;
+        });
+    };
+    serve_one("open", &Wires::open);
+    serve_one("prepare", &Wires::prepare);
+    serve_one("attach", &Wires::attach);
+    serve_one("close", &Wires::close);
     d.on("wire.check", [this](Context& c, Json p) -> Async<Json> {
         CO_TRY_SET(const std::string spike, p.string("spike"));
         CO_TRY_SET(const std::string corm_name, p.string("corm"));
@@ -85,6 +92,16 @@ void Wires::serve() {
             return retired ? std::vector<Half>{*retired} : std::vector<Half>{};
         });
     });
+}
+
+// Whoever asks for what is not his own stands in the log, with the Spike's name and his.
+void Wires::note_refusal(const rpc::Context& context, const Json& params, const char* what, const Error& why) const {
+    if (why.code() != Errc::refused) return;
+    std::string key = params.get("spike").as_string();
+    if (key.empty()) key = params.get("grant").get("grant").get("spike").as_string();
+    const Wire* wire = table_.find(key);
+    log::warning("refused: {} of Spike {} by host {}: {}", what, wire != nullptr ? wire->name : printable(key, 80),
+                 caller(node_, context), why.message());
 }
 
 wiring::Plan Wires::plan() const {
@@ -266,27 +283,21 @@ Async<Json> Wires::prepare(const rpc::Context& context, Json params) {
     CO_TRY_SET(const Json envelope, params.object_at("grant"));
     CO_TRY_SET(const migration::Grant grant, grants_.verify(envelope));
     const std::string host = caller(node_, context);
-    if (grant.destination != host) {
-        log::warning("refused: host {} brought a grant for Spike {} that is host {}'s", host, grant.name,
-                     grant.destination);
+    if (grant.destination != host)
         co_return Error(Errc::refused, fmt::format("the grant for Spike {} is host {}'s, not host {}'s", grant.name,
                                                    grant.destination, host));
-    }
     CO_TRY_SET(const Mac mac, Mac::parse(params.get("mac").as_string()));
     CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
     const auto guard = co_await node_.locks.acquire("wire:" + grant.spike);
     CO_TRY_SET(const model::Corm corm, corms_.local(grant.corm));
     const Wire* known = table_.find(grant.spike);
     if (known == nullptr || known->corm != grant.corm || !known->active || known->active->host != grant.owner ||
-        known->active->epoch != grant.owner_epoch) {
-        log::warning("refused: host {} granted Spike {} to {}, but its owner is {}", grant.owner, grant.name, host,
-                     known != nullptr && known->active ? known->owner() : "nobody");
+        known->active->epoch != grant.owner_epoch)
         co_return Error(
             Errc::refused,
             fmt::format("host {} granted Spike {} (epoch {}), but its owner is {} (epoch {})", grant.owner, grant.name,
                         grant.owner_epoch, known != nullptr && known->active ? known->owner() : "nobody",
                         known != nullptr && known->active ? known->active->epoch : 0));
-    }
     CO_TRY(check_open(grant.spike, mac, corm, host));
     CO_TRY(nonces_.use(grant, wall_ns() / 1'000'000'000));
     Wire wire = *known;
@@ -324,7 +335,7 @@ Async<Json> Wires::change(const rpc::Context& context, Json params, const char* 
     Wire wire = *known;
     auto retired = step(wire, who);
     if (!retired) {
-        log::warning("refused: {} of Spike {} by host {}: {}", what, wire.name, who.host, retired.error().message());
+        note_refusal(context, params, what, retired.error());
         co_return retired.error();
     }
     CO_TRY(save(wire));
@@ -336,6 +347,12 @@ Async<Json> Wires::change(const rpc::Context& context, Json params, const char* 
 Async<Json> Wires::close(const rpc::Context& context, Json params) {
     CO_TRY_SET(const Asked who, asked(context, params));
     const auto guard = co_await node_.locks.acquire("wire:" + who.spike);
+    // A half that was closed already has an epoch of the past; one of the present is somebody's.
+    if (const Wire* wire = table_.find(who.spike))
+        for (const auto& half : {wire->active, wire->standby})
+            if (half && half->epoch == who.epoch && half->host != who.host)
+                co_return Error(Errc::refused, fmt::format("epoch {} of Spike {} is host {}'s, not host {}'s",
+                                                           who.epoch, wire->name, half->host, who.host));
     CO_TRY(close_half(who.spike, who.host, who.epoch));
     co_return Json::object();
 }

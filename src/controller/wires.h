@@ -51,6 +51,7 @@ private:
     Result<Asked> asked(const rpc::Context& context, const Json& params, bool with_epoch = true) const;
     using Change = std::function<Result<std::vector<model::Half>>(model::Wire&)>;  // returns the retired halves
 
+    void note_refusal(const rpc::Context& context, const Json& params, const char* what, const Error& why) const;
     Async<Json> open(const rpc::Context& context, Json params);
     Async<Json> prepare(const rpc::Context& context, Json params);
     Async<Json> attach(const rpc::Context& context, Json params);
