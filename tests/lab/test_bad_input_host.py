@@ -177,7 +177,8 @@ class BadHostInputTest(unittest.TestCase):
 
     # ---- Too many ----------------------------------------------------------------------------------------------------
 
-    def test_more_spikes_than_a_bridge_has_ports(self) -> None:
+    def test_z_more_spikes_than_a_bridge_has_ports(self) -> None:
+        """The last, as it leaves the taking down to the lab's end, which is far quicker at it."""
         product.banana(self.lab, "hv1", "corm", "create", "full", "--etherstub")
         count = PORTS + 1
         self.lab.exec("hv1", "ip", "-batch", "-", stdin="".join(
@@ -203,14 +204,6 @@ class BadHostInputTest(unittest.TestCase):
             self.assertRegex(reply["error"]["message"], r"Corm hv1/full is full: its bridge bnb\w+ has 1023 ports")
             self.assertIn("result", call("disconnect", spike=devices[0]))
             self.assertIn("result", call("connect", spike=devices[-1], corm="full", wire="auto"))
-            for device in devices[1:]:
-                self.assertIn("result", call("disconnect", spike=device))
-            for device in devices:
-                self.assertIn("result", call("spike.delete", name=device))
-        product.banana(self.lab, "hv1", "corm", "delete", "full")
-        self.lab.exec("hv1", "ip", "-batch", "-", stdin="".join(
-            f"link delete p{number}\n" for number in range(count // 2)))
-        product.wait_tidy(self.lab)
 
 
 if __name__ == "__main__":
