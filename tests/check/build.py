@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from steps import TOP, StepFailed, must, run
+from steps import TOP, StepFailed, must, run, temporary_in
 
 PROGRAMS = ("bananad", "banana", "banana-hook")
 COMPILER_FLAGS = "-O1"  # half the time of -O2 with -g, and warnings that need the optimiser are still found
@@ -22,7 +22,7 @@ class Build:
 
     @property
     def temporary(self) -> pathlib.Path:
-        return self.directory / "tmp"
+        return temporary_in(self.directory)
 
     def configure(self) -> None:
         """Nothing to do if it was configured in the same way before."""

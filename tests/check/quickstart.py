@@ -45,6 +45,13 @@ def prove_reached(lab: Lab, address: str) -> None:
         raise LabError(f"ext does not reach {address} as it should: {json.dumps(report)}")
 
 
+def knows_all(lab: Lab, host: str) -> bool:
+    """The daemon has its peer and its libvirt: both may start after it."""
+    status = json.loads(lab.exec(host, "banana", "--json", "status").stdout)
+    return bool(status["peers"]) and all(peer["state"] == "up" for peer in status["peers"]) and \
+        status["libvirt"]["state"] == "connected"
+
+
 def start_banana(steps: Steps, lab: Lab) -> None:
     with steps.step("banana corm create lab --uplink eth1, on hv1"):
         lab.exec("hv1", "banana", "corm", "create", CORM, "--uplink", "eth1")
@@ -124,6 +131,8 @@ def job(steps: Steps, keep: bool) -> list[str]:
         lab = Lab(2, name=name)
         with steps.step("lab up: two hypervisors with libvirtd and bananad"):
             stack.enter_context(lab)
+            for host in lab.hypervisors:
+                wait_until(lambda: knows_all(lab, host.name), 60, f"peer and libvirt of {host.name}", 0.1)  # noqa: B023
         start_banana(steps, lab)
         with plain_lab(steps, f"{name[:26]}-plain") as plain:
             rows = migrations(steps, lab, plain)

@@ -65,6 +65,11 @@ class Steps:
         return time.monotonic() - self.began
 
 
+def temporary_in(directory: pathlib.Path) -> pathlib.Path:
+    """A folder for this process's programs; another one's may use the same build."""
+    return directory / f"tmp-{os.getpid()}"
+
+
 def contain(words: Sequence[str], temporary: pathlib.Path) -> list[str]:
     """The command in a pid namespace, and with `temporary` as its /tmp unless that would hide the checkout."""
     script = 'mount --bind "$0" /tmp; "$@"; exit $?'
@@ -79,7 +84,7 @@ def run(words: Sequence[object], log: pathlib.Path, timeout: float, *, contained
         directory: pathlib.Path = TOP) -> int:
     """Runs a program, its output into `log`; its status, or 124 if it was ended for taking too long."""
     command = [str(word) for word in words]
-    temporary = temporary or log.parent.parent / "tmp"
+    temporary = temporary or temporary_in(log.parent.parent)
     temporary.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     prefix = contain(command, temporary) if contained else ["setpriv", "--pdeathsig", "KILL", *command]

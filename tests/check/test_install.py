@@ -13,11 +13,19 @@ NOT_PACKED = {".gitignore", ".gitattributes"}
 
 # README's prefixes. The mode is the last word.
 INSTALLED = """
-etc/libvirt/hooks/network 755
-etc/libvirt/hooks/qemu 755
+etc/libvirt/hooks/network.d/50-banana 755
+etc/libvirt/hooks/qemu.d/50-banana 755
 usr/bin/banana 755
-usr/bin/banana-hook 755
+usr/lib/libvirt/banana-hook 755
+usr/lib/systemd/system/bananad.service 644
 usr/sbin/bananad 755
+usr/share/banana/schemas/domain.rng 644
+usr/share/banana/schemas/network.rng 644
+usr/share/banana/schemas/types.rng 644
+usr/share/doc/banana/README.md 644
+usr/share/doc/banana/architecture.md 644
+usr/share/doc/banana/bananad.toml.example 644
+usr/share/doc/banana/manual.md 644
 """
 
 
@@ -29,6 +37,8 @@ def make(*words: str, variables: dict[str, str] | None = None) -> None:
 
 
 class InstallTest(unittest.TestCase):
+    maxDiff = None
+
     def setUp(self) -> None:
         scratch = tempfile.TemporaryDirectory(prefix="banana-install-")
         self.addCleanup(scratch.cleanup)
@@ -39,10 +49,12 @@ class InstallTest(unittest.TestCase):
                       if not path.is_dir())
 
     def test_install_and_uninstall(self) -> None:
-        where = {"DESTDIR": str(self.root), "prefix": "/usr", "sysconfdir": "/etc", "localstatedir": "/var"}
+        where = {"DESTDIR": str(self.root), "prefix": "/usr", "sysconfdir": "/etc", "localstatedir": "/var",
+                 "systemdsystemunitdir": "/usr/lib/systemd/system"}
         make("install", variables=where)
         self.assertEqual(self.files(), INSTALLED.split("\n")[1:-1])
-        hook = (self.root / "etc/libvirt/hooks/qemu").read_text()
+        hook = (self.root / "etc/libvirt/hooks/qemu.d/50-banana").read_text()
+        self.assertIn("lib/libvirt/banana-hook", hook)
         self.assertNotIn(str(BUILD), hook)
         make("uninstall", variables=where)
         self.assertEqual(self.files(), [])

@@ -1,0 +1,78 @@
+#!/usr/bin/python3
+"""./quickstart as a user meets it, but for packages and build: the table, the lab that stays, and nothing left of one
+that is killed. Root; two minutes."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import unittest
+
+sys.dont_write_bytecode = True
+
+from banana_lab import STATE_DIR, Lab, LabError  # noqa: E402
+from lab_base import TOP, build_dir, wait_until  # noqa: E402
+
+ROW = re.compile(r"^banana +(hv\d>hv\d) +(\w+ -> \w+) +([\d.]+) ", re.MULTILINE)
+
+
+class QuickstartTest(unittest.TestCase):
+    name = f"quick{os.getpid()}"
+
+    def setUp(self) -> None:
+        self.addCleanup(self.end_labs)
+
+    def end_labs(self) -> None:
+        for name in (self.name, f"{self.name}-plain"):
+            try:
+                Lab.attach(name).down()
+            except LabError:
+                pass  # as it should be
+
+    def quickstart(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen([sys.executable, "-B", str(TOP / "tests/check/quickstart.py"), *words],
+                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                env={**os.environ, "BANANA_LAB": self.name, "BANANA_BUILD": str(build_dir())})
+
+    def test_table_and_a_lab_that_stays(self) -> None:
+        with self.quickstart("--keep") as running:
+            output = running.communicate(timeout=400)[0]
+        self.assertEqual(running.returncode, 0, output)
+        self.assertEqual([path for path, _, _ in ROW.findall(output)], ["hv1>hv2", "hv2>hv1"] * 2, output)
+        self.assertEqual([wire for _, wire, _ in ROW.findall(output)], ["native -> vxlan", "vxlan -> native"] * 2, output)
+        self.assertEqual(len(re.findall(r"^plain ", output, re.MULTILINE)), 5, output)  # its step, too
+        # What it says to look around with works, and so does the end that it names.
+        said = output.partition("Look around:\n")[2]
+        exported, words = re.findall(r"^    (.*)$", said, re.MULTILINE)[0], re.findall(r"^    (.*)$", said, re.MULTILINE)
+        for line in words[1:]:
+            if not line.endswith(("ext sh", "lab down")):
+                done = subprocess.run(["sh", "-ec", f"{exported}; {line}"], cwd=TOP, capture_output=True, text=True, timeout=120,
+                                      check=False)
+                self.assertEqual(done.returncode, 0, f"{line}: {done.stdout}{done.stderr}")
+        self.assertFalse((STATE_DIR / f"{self.name}-plain").exists())
+        subprocess.run(["sh", "-ec", f"{exported}; {words[-1]}"], cwd=TOP, check=True, timeout=60)
+        self.assertFalse((STATE_DIR / self.name).exists())
+
+    def test_killed_amidst_a_migration(self) -> None:
+        with self.quickstart("--keep") as running:
+            try:
+                said = ""
+                assert running.stdout
+                while "virsh migrate" not in said:
+                    piece = running.stdout.read(1)
+                    self.assertTrue(piece, said)
+                    said += piece
+                time.sleep(1)  # not a wait for anything: into the migration
+                labs = [Lab.attach(name) for name in (self.name, f"{self.name}-plain")]
+                theirs = [lab._init for lab in labs]
+            finally:
+                running.kill()
+        wait_until(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in theirs), 20, "both labs to end")
+        for lab in labs:
+            wait_until(lambda: not lab.state.exists(), 10, f"{lab.state} to go")  # noqa: B023
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
