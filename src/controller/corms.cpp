@@ -6,6 +6,7 @@
 
 #include "libvirt-hooks/metadata.h"
 #include "model/names.h"
+#include "netlink/address.h"
 
 namespace banana::controller {
 
@@ -40,7 +41,10 @@ std::string joined(const std::vector<std::string>& names) {
 Corms::Corms(Node& node) : node_(node), table_(node.store, "corm") {}
 
 Status Corms::load() {
-    return table_.load([](const Error& error) { log::error("ignored record: {}", error.message()); });
+    return table_.load([&](const Error& error) {
+        node_.records_ignored = true;
+        log::error("ignored record: {}", error.message());
+    });
 }
 
 void Corms::serve() {
@@ -59,7 +63,7 @@ wiring::Plan Corms::plan() const {
     wiring::Plan plan;
     table_.each([&](const model::Corm& corm) {
         if (corm.host == node_.config.host) plan += wiring::plan_corm(corm);
-        if (by_short(corm.name) == &corm) plan += wiring::plan_anchor(corm);
+        plan += wiring::plan_anchor(corm);
     });
     return plan;
 }
@@ -69,7 +73,7 @@ const model::Corm* Corms::by_name(const std::string& full) const { return table_
 const model::Corm* Corms::by_short(const std::string& name) const {
     const model::Corm* found = nullptr;
     table_.each([&](const model::Corm& corm) {
-        if (corm.name == name && (found == nullptr || !conflicts_.contains(corm.full_name()))) found = &corm;
+        if (corm.name == name) found = &corm;
     });
     return found;
 }
@@ -184,6 +188,8 @@ Async<Json> Corms::sync(const rpc::Context& context, Json params) {
         told.insert(corm.full_name());
         learn(host, std::move(corm));
     }
+    std::erase_if(conflicts_,
+                  [&](const auto& c) { return model::corm_host(c.first) == host && !told.contains(c.first); });
     for (const auto& corm : all())
         if (corm.host == host && !told.contains(corm.full_name()))
             node_.spawn(forget_remote(corm), "forgetting a Corm");
@@ -196,13 +202,14 @@ void Corms::learn(const std::string& host, model::Corm corm) {
     const model::Corm* same_name = by_short(corm.name);
     if (same_name != nullptr && same_name->full_name() != full) {
         conflicts_[full] = fmt::format(
-            "Corm {} and Corm {} have the same short name: {} keeps the network {} on this host; "
-            "delete one of them",
+            "Corm {} and Corm {} have the same short name: {} keeps the network {} on this host, the other cannot be "
+            "used "
+            "from here; delete one of them",
             same_name->full_name(), full, same_name->full_name(), model::network_name(corm.name));
         log::error("{}", conflicts_[full]);
-    } else {
-        conflicts_.erase(full);
+        return;
     }
+    conflicts_.erase(full);
     if (known == nullptr || known->json().dump() != corm.json().dump()) {
         log::info("Corm {}: told by host {}", full, host);
         if (const Status saved = table_.save(full, corm); !saved) {
@@ -210,7 +217,6 @@ void Corms::learn(const std::string& host, model::Corm corm) {
             return;
         }
     }
-    if (conflicts_.contains(full)) return;
     if (const Status made = node_.engine.realise(wiring::plan_anchor(corm)); !made)
         log::error("Corm {}: {}", full, made.error().message());
     node_.spawn(ensure_network(std::move(corm)), "defining a network");
@@ -218,33 +224,65 @@ void Corms::learn(const std::string& host, model::Corm corm) {
 
 asio::awaitable<void> Corms::forget_remote(model::Corm corm) {
     const std::string full = corm.full_name();
+    const auto guard = co_await node_.locks.acquire("corm:" + corm.name);
     const auto used = local_spikes_of(full);
     if (!used.empty()) {
         log::warning("Corm {} is gone, but wired on this host: {}", full, joined(used));
         co_return;
     }
+    if (by_name(full) == nullptr) co_return;
     log::info("Corm {}: its host no longer has it", full);
-    const bool owns_network = by_short(corm.name) != nullptr && by_short(corm.name)->full_name() == full;
     if (const Status erased = table_.erase(full); !erased) log::error("Corm {}: {}", full, erased.error().message());
-    conflicts_.erase(full);
     network_problems_.erase(full);
-    if (!owns_network) co_return;
     if (node_.libvirt.connected()) {
         const auto removed = co_await node_.libvirt.remove_network(model::network_name(corm.name));
         if (!removed) log::warning("Corm {}: {}", full, removed.error().message());
     }
+    if (by_short(corm.name) != nullptr) co_return;  // made anew meanwhile
     if (const Status gone = node_.engine.realise(wiring::plan_anchor_gone(corm)); !gone)
         log::error("Corm {}: {}", full, gone.error().message());
 }
 
 void Corms::libvirt_up() {
-    for (auto& corm : all())
-        if (by_short(corm.name)->full_name() == corm.full_name())
-            node_.spawn(ensure_network(std::move(corm)), "defining a network");
+    for (auto& corm : all()) node_.spawn(ensure_network(std::move(corm)), "defining a network");
+}
+
+void Corms::network_event(const std::string& name) {
+    const std::string prefix = model::network_prefix;
+    if (name.rfind(prefix, 0) != 0) return;
+    if (const auto* corm = by_short(name.substr(prefix.size())))
+        node_.spawn(ensure_network(*corm), "defining a network");
+}
+
+void Corms::link_set(const netlink::Link& link) {
+    if (link.master != 0) return;
+    table_.each([&](const model::Corm& corm) {
+        if (corm.host != node_.config.host || corm.kind != model::CormKind::uplink || corm.device != link.name) return;
+        if (node_.locks.held("corm:" + corm.name)) return;  // it is being made or deleted
+        log::notice("Corm {}: uplink {} is put into its bridge", corm.full_name(), link.name);
+        if (const Status done = node_.engine.realise(wiring::plan_corm(corm)); !done)
+            log::error("Corm {}: {}", corm.full_name(), done.error().message());
+    });
+    restore_addresses();
+}
+
+void Corms::restore_addresses() {
+    table_.each([&](const model::Corm& corm) {
+        if (corm.host != node_.config.host || !corm.moved_addresses) return;
+        const auto from = node_.engine.ifindex(corm.device), to = node_.engine.ifindex(corm.bridge());
+        if (!from || !to) return;
+        const auto held = netlink::addresses(node_.engine.socket(), *from);
+        if (!held || held->empty()) return;
+        log::notice("Corm {}: the addresses of {} move to its bridge", corm.full_name(), corm.device);
+        if (const Status moved = netlink::move_addresses(node_.engine.socket(), *from, *to); !moved)
+            log::error("Corm {}: {}", corm.full_name(), moved.error().message());
+    });
 }
 
 asio::awaitable<void> Corms::ensure_network(model::Corm corm) {
     if (!node_.libvirt.connected()) co_return;  // libvirt_up() does it then
+    const auto guard = co_await node_.locks.acquire("network:" + corm.name);
+    if (by_name(corm.full_name()) == nullptr) co_return;  // deleted meanwhile
     const std::string network = model::network_name(corm.name);
     const auto outcome = co_await node_.libvirt.ensure_network(network, network_xml(corm));
     network_problems_.erase(corm.full_name());

@@ -4,7 +4,7 @@
 // restart without the owner. Owners tell all their Corms whenever a connection comes up and whenever one changes
 // ("corm.sync", the whole list: it replaces what was known of that host). On every host each Corm has an anchor bridge
 // and a libvirt network. A short name is reserved with every configured host before a Corm is made; a conflict found
-// later is reported, and the Corm known first keeps its network here.
+// later is reported, and the Corm known first keeps its place here: of the other one no record is kept.
 // Methods served: corm.create, corm.list, corm.show, corm.delete (control); corm.sync, corm.reserve (peers).
 // Threading: the io_context's single thread.
 #pragma once
@@ -25,9 +25,12 @@ class Corms {
 public:
     explicit Corms(Node& node);
 
-    Status load();              // records of earlier runs
-    void serve();               // adds the methods
-    wiring::Plan plan() const;  // bridges and anchors of all Corms known
+    Status load();                                // records of earlier runs
+    void serve();                                 // adds the methods
+    wiring::Plan plan() const;                    // bridges and anchors of all Corms known
+    void restore_addresses();                     // after a boot, those that were moved are at the uplink again
+    void link_set(const netlink::Link& link);     // an uplink may be back
+    void network_event(const std::string& name);  // libvirt's network was stopped or undefined
     void peer_up(const std::string& peer);
     void libvirt_up();
 

@@ -2,24 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-
 #include "controller/corms.h"
 #include "model/names.h"
 #include "netlink/address.h"
 #include "netlink/link.h"
 
 namespace banana::controller {
-
-namespace {
-
-// br_netfilter would pass a Corm's frames through the host's iptables: slower, and cut by anybody's FORWARD DROP.
-void keep_off_iptables(const std::string& bridge) {
-    for (const char* file : {"nf_call_iptables", "nf_call_ip6tables", "nf_call_arptables"})
-        std::ofstream("/sys/class/net/" + bridge + "/bridge/" + file) << "0";
-}
-
-}  // namespace
 
 Result<model::Corm> Corms::corm_of_request(const Json& params) const {
     Json record = Json::object({{"id", hex32(random_u32())},
@@ -53,8 +41,12 @@ Status Corms::check_device(const model::Corm& corm, bool move_addresses, bool mt
     if (!mtu_given) mtu = link->mtu;
     TRY(model::check_mtu(mtu).context("device " + corm.device));
     if (corm.kind == model::CormKind::bridge) {
-        if (link->kind == "bridge" && !model::is_own_device(link->name) && by_anchor(link->name) == nullptr) return {};
-        return Error(Errc::invalid, fmt::format("device {} is not a bridge that can be adopted", corm.device));
+        if (link->kind != "bridge" || model::is_own_device(link->name) || by_anchor(link->name) != nullptr)
+            return Error(Errc::invalid, fmt::format("device {} is not a bridge that can be adopted", corm.device));
+        if (mtu > link->mtu)
+            return Error(Errc::invalid,
+                         fmt::format("MTU {} is larger than that of bridge {}, {}", mtu, corm.device, link->mtu));
+        return {};
     }
     if (link->loopback || link->kind == "bridge")
         return Error(Errc::invalid,
@@ -77,6 +69,8 @@ Status Corms::check_device(const model::Corm& corm, bool move_addresses, bool mt
 
 Result<Json> Corms::reserve(const rpc::Context& context, const Json& params) const {
     TRY_SET(const std::string name, params.string("name"));
+    if (node_.locks.held("corm:" + name))
+        return Error(Errc::busy, fmt::format("host {} is making or deleting a Corm of that name", node_.config.host));
     const model::Corm* corm = by_short(name);
     if (corm != nullptr && corm->host != caller(node_, context))
         return Error(Errc::exists,
@@ -105,13 +99,7 @@ Async<void> Corms::reserve_everywhere(std::string name, bool force) {
 Status Corms::build(const model::Corm& corm, bool move_addresses) {
     wiring::Plan plan = wiring::plan_corm(corm);
     plan += wiring::plan_anchor(corm);
-    if (corm.kind == model::CormKind::uplink) {
-        // The bridge looks like the NIC to the rest of the network.
-        TRY_SET(const auto uplink, netlink::link(node_.engine.socket(), corm.device));
-        plan.links.front().mac = uplink.mac;
-    }
     TRY(node_.engine.realise(plan));
-    if (corm.kind != model::CormKind::bridge) keep_off_iptables(corm.bridge());
     if (!move_addresses) return {};
     TRY_SET(const uint32_t from, node_.engine.ifindex(corm.device));
     TRY_SET(const uint32_t to, node_.engine.ifindex(corm.bridge()));
@@ -141,6 +129,10 @@ Async<Json> Corms::create(Json params) {
             co_return Error(Errc::refused, fmt::format("device {} is Corm {}'s", corm.device, other.full_name()));
     CO_TRY(check_device(corm, move_addresses, params.has("mtu") && !params.get("mtu").is_null(), corm.mtu));
     CO_TRY(co_await reserve_everywhere(corm.name, params.get("force").as_bool()));
+    if (corm.kind == model::CormKind::uplink) {
+        CO_TRY_SET(const auto uplink, netlink::link(node_.engine.socket(), corm.device));
+        corm.mac = uplink.mac;
+    }
     corm.moved_addresses = move_addresses && corm.kind == model::CormKind::uplink;
     CO_TRY(table_.save(full, corm));
     if (const Status built = build(corm, corm.moved_addresses); !built) {
@@ -168,11 +160,13 @@ Async<Json> Corms::remove(Json params) {
     if (!wired.empty())
         co_return Error(Errc::refused, fmt::format("Corm {} is wired to {}; disconnect or shut down those first", full,
                                                    joined(wired)));
-    if (node_.libvirt.connected()) {
-        CO_TRY(co_await node_.libvirt.remove_network(model::network_name(corm.name)));
-    }
-    CO_TRY(unbuild(corm).context("delete Corm " + full));
+    // From here on nobody can be wired to it; what is left behind by a crash is swept as no record's.
     CO_TRY(table_.erase(full));
+    if (node_.libvirt.connected()) {
+        const auto removed = co_await node_.libvirt.remove_network(model::network_name(corm.name));
+        if (!removed) log::warning("Corm {}: {}", full, removed.error().message());
+    }
+    if (const Status gone = unbuild(corm); !gone) log::error("delete Corm {}: {}", full, gone.error().message());
     log::info("Corm {}: deleted", full);
     announce_all();
     co_return Json::object();

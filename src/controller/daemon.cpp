@@ -101,6 +101,8 @@ Status Daemon::Impl::open() {
 
 // The kernel has what it had when the last bananad ended, less what a reboot or somebody's hand took away.
 Status Daemon::Impl::reconcile() {
+    wires->drop_stale_devices();
+    spikes->drop_stale_devices();
     wiring::Plan plan = corms->plan();
     plan += wires->plan();
     plan += spikes->plan();
@@ -125,6 +127,11 @@ Status Daemon::Impl::reconcile() {
                 log::error("Spike {}: {}", spike.name, done.error().message());
         });
     }
+    corms->restore_addresses();
+    if (node->records_ignored) {
+        log::warning("nothing is swept: some records could not be read");
+        return {};
+    }
     TRY_SET(const auto removed, node->engine.sweep(plan));
     for (const auto& what : removed) log::notice("removed what no record wants: {}", what);
     return {};
@@ -146,6 +153,7 @@ Status Daemon::Impl::listen() {
         node->refresh_underlay();
         corms->peer_up(peer);
         spikes->peer_up(peer);
+        if (node->libvirt.connected()) guests->connected();
     });
     return node->peers.start();
 }
@@ -171,7 +179,9 @@ void Daemon::Impl::start_libvirt() {
     handlers.on_device = [this](const Domain& domain, const std::string&, DeviceChange change) {
         if (change == DeviceChange::added) guests->device_added(domain);
     };
-    handlers.on_network = [](const std::string&, int) {};
+    handlers.on_network = [this](const std::string& name, int event) {
+        if (event == VIR_NETWORK_EVENT_STOPPED || event == VIR_NETWORK_EVENT_UNDEFINED) corms->network_event(name);
+    };
     node->libvirt.start(std::move(handlers));
 }
 
@@ -184,6 +194,7 @@ Status Daemon::start() {
     d.monitor_fd.assign(dup(d.monitor->fd()));
     d.ring_fd.assign(dup(d.node->engine.crossconnect().events_fd()));
     d.node->spawn(d.spikes->settle(), "giving up what was half built");
+    d.node->spawn(d.spikes->retry_loop(), "telling of releases");
     d.node->spawn(d.monitor_loop(), "link monitor");
     d.node->spawn(d.ring_loop(), "first-frame reports");
     d.signals.add(SIGTERM);
@@ -223,6 +234,8 @@ void Daemon::Impl::link_event(const netlink::Event& event) {
     using Kind = netlink::Event::Kind;
     if (event.kind == Kind::link_set) {
         guests->link_set(*event.link);
+        corms->link_set(*event.link);
+        spikes->link_set(event.link->name);
     } else if (event.kind == Kind::link_deleted) {
         node->engine.link_gone(event.link->index);
         guests->link_deleted(event.link->name);

@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <asio/redirect_error.hpp>
+#include <asio/use_awaitable.hpp>
+
+#include "base/clock.h"
 #include "model/names.h"
 
 namespace banana::controller {
@@ -14,6 +18,9 @@ using model::SpikeKind;
 using model::SpikeState;
 
 namespace {
+
+constexpr size_t spike_name_max = 200;
+constexpr int64_t incoming_life_ns = 30'000'000'000;
 
 // libvirt polices at the tap's ingress qdisc, which the cross-connect's frames never reach (tcx) or would end in
 // (clsact): the limit would silently not hold, or the wire would be cut.
@@ -38,7 +45,7 @@ void Guests::serve() {
     node_.dispatcher.on("spike.moved", [this](Context& c, Json p) -> Async<Json> {
         // A hint for those who ask the home; nothing is decided by it.
         CO_TRY_SET(const std::string name, p.string("name"));
-        if (model::name_home(name) != node_.config.host)
+        if (model::name_home(name) != node_.config.host || name.size() > spike_name_max || name != printable(name))
             co_return Error(Errc::refused, "this host is not the home of " + printable(name, 80));
         Json hint = Json::object({{"name", name}, {"host", caller(node_, c)}, {"epoch", p.get("epoch").as_int()}});
         CO_TRY(node_.store.put("home", name, hint));
@@ -53,10 +60,9 @@ Async<Json> Guests::hook_qemu(Json params) {
     log::debug("hook qemu {} of domain {}", operation, facts.name);
     if (operation == "migrate") {
         CO_TRY(hooks::check(facts));
-        incoming_.insert(facts.uuid);
+        incoming_[facts.uuid] = monotonic_ns();
     } else if (operation == "prepare") {
-        const bool incoming = incoming_.contains(facts.uuid);
-        const Status done = co_await prepare(facts, incoming);
+        const Status done = co_await prepare_in_time(facts, is_incoming(facts.uuid));
         if (!done) {
             incoming_.erase(facts.uuid);
             log::warning("domain {}: refused: {}", facts.name, done.error().message());
@@ -197,12 +203,21 @@ Async<void> Guests::prepare_one(const DomainFacts& facts, const Interface& inter
     CO_TRY(check_wanted_wire(facts.meta_of(interface), spike));
     const auto guard = co_await spikes_.lock(spike.key);
     const Spike* known = spikes_.table().find(spike.key);
+    if (known != nullptr && known->state != SpikeState::unwired && known->uuid != facts.uuid)
+        co_return Error(Errc::refused,
+                        fmt::format("interface {} of domain {}: device {} is Spike {}, which domain {} uses",
+                                    interface.name, facts.name, interface.dev, known->name, known->domain));
     if (known != nullptr && known->attachment) {
         // A run whose end was not told.
         CO_TRY(co_await spikes_.release(spike.key, false));
         spike.attachment.reset();
     }
-    if (spike.kind == SpikeKind::tap) spike.device.clear();  // that run's; this one's is not made yet
+    spike.granted.clear();
+    if (spike.kind == SpikeKind::tap) {
+        // That run's; this one's is not made yet.
+        spike.device.clear();
+        spike.old_txqueuelen = 0;
+    }
     if (spike.kind == SpikeKind::macvtap) {
         const auto* corm = corms_.by_name(spike.corm);
         CO_TRY(node_.engine.realise(wiring::plan_macvtap(spike, corm != nullptr ? corm->mtu : 0)));
@@ -214,21 +229,52 @@ Async<void> Guests::prepare_one(const DomainFacts& facts, const Interface& inter
     co_return co_await spikes_.build(spike, grant);
 }
 
-Async<void> Guests::prepare(const DomainFacts& facts, bool incoming) {
+Async<void> Guests::prepare(const DomainFacts& facts, bool incoming, const Preparation& run) {
     CO_TRY(hooks::check(facts));
-    std::vector<std::string> built;
+    std::set<std::string> macs;
+    for (const auto& interface : facts.interfaces)
+        if (hooks::is_banana(interface) && !macs.insert(interface.mac).second)
+            co_return Error(Errc::invalid,
+                            fmt::format("domain {}: two interfaces have MAC {}", facts.name, interface.mac));
     for (const auto& interface : facts.interfaces) {
         if (!hooks::is_banana(interface)) continue;
-        const Status done = co_await prepare_one(facts, interface, incoming);
-        if (done) continue;
-        // All of a guest's NICs or none: those that stand are given up.
-        for (const auto& spike : spikes_.of_domain(facts.uuid)) {
-            const auto guard = co_await spikes_.lock(spike.key);
-            (void)co_await spikes_.release(spike.key, spike.kind == SpikeKind::tap);
-        }
-        co_return done.error();
+        CO_TRY(co_await prepare_one(facts, interface, incoming));
+        if (run.abandoned) co_return Error(Errc::timeout, "abandoned");
     }
     co_return Status();
+}
+
+// All of a guest's NICs or none: those that stand are given up.
+asio::awaitable<void> Guests::give_up(std::string uuid) {
+    for (const auto& spike : spikes_.of_domain(uuid)) {
+        const auto guard = co_await spikes_.lock(spike.key);
+        const auto released = co_await spikes_.release(spike.key, spikes_.goes_with_guest(spike));
+        if (!released) log::error("{}", released.error().message());
+    }
+}
+
+asio::awaitable<void> Guests::run_preparation(DomainFacts facts, bool incoming, std::shared_ptr<Preparation> run) {
+    const Status done = co_await prepare(facts, incoming, *run);
+    if (!done || run->abandoned) co_await give_up(facts.uuid);
+    run->result = done;
+    run->timer->cancel();
+    if (const auto it = preparing_.find(facts.uuid); it != preparing_.end() && it->second == run) preparing_.erase(it);
+}
+
+// banana-hook waits for 8 s, whatever peers and probes take: what comes later is given up, not left behind.
+Async<void> Guests::prepare_in_time(DomainFacts facts, bool incoming) {
+    auto run = std::make_shared<Preparation>();
+    run->timer = std::make_shared<asio::steady_timer>(node_.io, node_.config.limits.hook_timeout);
+    if (const auto it = preparing_.find(facts.uuid); it != preparing_.end()) it->second->abandoned = true;
+    preparing_[facts.uuid] = run;
+    node_.spawn(run_preparation(facts, incoming, run), "preparing a guest");
+    asio::error_code ignored;
+    co_await run->timer->async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    if (run->result) co_return *run->result;
+    run->abandoned = true;
+    co_return Error(Errc::timeout,
+                    fmt::format("domain {}: its wires could not be built within {} ms (banana peer list)", facts.name,
+                                node_.config.limits.hook_timeout.count()));
 }
 
 Async<void> Guests::start(const DomainFacts& facts) {
@@ -249,6 +295,7 @@ Async<void> Guests::start(const DomainFacts& facts) {
 
 asio::awaitable<void> Guests::end(std::string uuid, bool over) {
     incoming_.erase(uuid);
+    if (const auto it = preparing_.find(uuid); it != preparing_.end()) it->second->abandoned = true;
     for (const auto& spike : spikes_.of_domain(uuid)) {
         const auto guard = co_await spikes_.lock(spike.key);
         handover_.ended(spike);
@@ -276,7 +323,13 @@ void Guests::link_deleted(const std::string& name) {
     if (spike != nullptr && spike->kind == SpikeKind::tap) node_.spawn(unplugged(spike->key, name), "unplugging");
 }
 
-void Guests::stopped(const Domain& domain) { node_.spawn(end(domain.uuid, true), "ending a guest"); }
+void Guests::stopped(const Domain& domain) { node_.spawn(end_if_over(domain.uuid), "ending a guest"); }
+
+bool Guests::is_incoming(const std::string& uuid) const {
+    // `prepare` follows `migrate` at once, or not at all.
+    const auto it = incoming_.find(uuid);
+    return it != incoming_.end() && monotonic_ns() - it->second < incoming_life_ns;
+}
 
 // ---- Hotplug, and changes of Corm ----
 

@@ -12,7 +12,9 @@
 // Threading: the io_context's single thread.
 #pragma once
 
+#include <asio/steady_timer.hpp>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "controller/handover.h"
@@ -40,9 +42,15 @@ public:
     void settled(const std::string& uuid);
 
 private:
+    struct Preparation {
+        bool abandoned = false;  // nobody waits for it any more: it gives up what it built
+        std::optional<Status> result;
+        std::shared_ptr<asio::steady_timer> timer;
+    };
+
     Async<Json> hook_qemu(Json params);
     Async<Json> hook_network(Json params);
-    Async<void> prepare(const hooks::DomainFacts& facts, bool incoming);
+    Async<void> prepare(const hooks::DomainFacts& facts, bool incoming, const Preparation& run);
     Async<void> prepare_one(const hooks::DomainFacts& facts, const hooks::Interface& interface, bool incoming);
     Async<void> start(const hooks::DomainFacts& facts);
     // `over`: libvirt has taken its own devices (a macvtap) away, too.
@@ -65,7 +73,14 @@ private:
     Corms& corms_;
     Spikes& spikes_;
     Handover& handover_;
-    std::set<std::string> incoming_;  // domain UUIDs between `migrate` and their first run here
+    Async<void> prepare_in_time(hooks::DomainFacts facts, bool incoming);
+    asio::awaitable<void> run_preparation(hooks::DomainFacts facts, bool incoming, std::shared_ptr<Preparation> run);
+    asio::awaitable<void> give_up(std::string uuid);
+    asio::awaitable<void> end_if_over(std::string uuid);
+    bool is_incoming(const std::string& uuid) const;
+
+    std::map<std::string, int64_t> incoming_;  // domains between `migrate` and their first run here; monotonic, ns
+    std::map<std::string, std::shared_ptr<Preparation>> preparing_;  // by domain UUID
 };
 
 }  // namespace banana::controller

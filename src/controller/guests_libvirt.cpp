@@ -43,12 +43,24 @@ asio::awaitable<void> Guests::resync() {
         const Spike* spike = spikes_.table().find(key);
         if (spike == nullptr || !spike->is_guest() || spike->state == SpikeState::unwired) continue;
         // A guest that is being started is not active yet; its hooks are under way.
-        if (active.contains(spike->uuid) || spike->state == SpikeState::built) continue;
-        log::notice("Spike {}: its domain {} is not running any more", spike->name, spike->domain);
-        co_await end(spike->uuid, true);
+        if (active.contains(spike->uuid) || preparing_.contains(spike->uuid)) continue;
+        node_.spawn(end_if_over(spike->uuid), "ending a guest");
     }
-    co_await handover_.resync();
+    handover_.resync();
     for (const auto& uuid : active) co_await look_at(uuid);
+}
+
+// The list, or the event, may be older than the guest's next start: libvirt's positive word is needed.
+asio::awaitable<void> Guests::end_if_over(std::string uuid) {
+    const auto state = co_await node_.libvirt.domain_state(uuid);
+    if (state && state->active()) co_return;
+    if (!state && state.error().code() != Errc::not_found) co_return;
+    if (preparing_.contains(uuid)) co_return;
+    for (const auto& spike : spikes_.of_domain(uuid)) {
+        if (spike.state == SpikeState::unwired) continue;
+        log::notice("Spike {}: its domain {} is not running any more", spike.name, spike.domain);
+    }
+    co_await end(uuid, true);
 }
 
 asio::awaitable<void> Guests::look_at(std::string uuid) {
@@ -76,6 +88,8 @@ asio::awaitable<void> Guests::adopt(DomainFacts facts) {
         Spike spike = std::move(*found);
         const auto guard = co_await spikes_.lock(spike.key);
         const Spike* known = spikes_.table().find(spike.key);
+        if (known != nullptr && known->state == SpikeState::wired && known->corm != spike.corm)
+            node_.spawn(change_corm(spike.key, spike.corm), "changing a Corm");
         if (known != nullptr && known->state != SpikeState::unwired) continue;
         const std::string device = spike.kind == SpikeKind::macvtap ? spike.device : interface.target;
         spike.device.clear();

@@ -67,6 +67,13 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     const std::string destination = caller(node_, context);
     const auto guard = co_await spikes_.lock(key);
     const Spike* known = spikes_.table().find(key);
+    if (known != nullptr && known->state == SpikeState::wired && !known->granted.empty() &&
+        known->granted != destination && granted_at_[key] + grant_life_s * 1'000'000'000 > monotonic_ns()) {
+        log::warning("refused: host {} asks for Spike {}, which is being migrated to host {}", destination, known->name,
+                     known->granted);
+        co_return Error(Errc::refused, fmt::format("Spike {} is being migrated to host {}, not to host {}", known->name,
+                                                   known->granted, destination));
+    }
     if (known == nullptr || !known->attachment || known->state != SpikeState::wired)
         co_return Error(Errc::refused,
                         fmt::format("host {} does not have Spike {}", node_.config.host, printable(key, 80)));
@@ -92,6 +99,7 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     grant.expires = wall_ns() / 1'000'000'000 + grant_life_s;
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
     spike.granted = destination;
+    granted_at_[key] = monotonic_ns();
     CO_TRY(spikes_.save(spike));
     record(spike, node_.config.host, destination);
     note(key, "granted", "granted to host " + destination);
@@ -107,12 +115,15 @@ void Handover::qmp_event(const Domain& domain, const std::string& name, const Js
     const bool arrived = name == "RESUME" || status == "completed";
     for (const auto& spike : spikes_.of_domain(domain.uuid)) {
         const std::string what = status.empty() ? name : name + " " + status;
-        if (spike.state == SpikeState::wired && stops && !spike.granted.empty()) {
+        const bool outgoing = spike.state == SpikeState::wired && !spike.granted.empty();
+        if (outgoing && stops) {
             note(spike.key, "stopping", what);
             node_.spawn(leave(spike.key), "flipping a wire");
-        } else if (spike.state == SpikeState::leaving && runs_here) {
+        } else if ((spike.state == SpikeState::leaving || outgoing) && runs_here) {
+            // Also while a flip is under way: the Spike's lock keeps the two in order.
             note(spike.key, "returning", what);
             node_.spawn(come_back(spike.key, domain.uuid), "flipping a wire back");
+            if (name != "RESUME") node_.spawn(failed(spike.key), "ending a migration");
         } else if (spike.state == SpikeState::incoming && arrived) {
             node_.spawn(activate(spike.key, what), "activating a wire");
         }
@@ -141,63 +152,96 @@ asio::awaitable<void> Handover::leave(std::string key) {
     if (!flipped) {
         log::warning("Spike {}: not handed over: {}", spike.name, flipped.error().message());
         note(key, "failed", "flip: " + flipped.error().message());
-        if (flipped.error().code() != Errc::refused) co_return;
-        spike.granted.clear();
-        (void)spikes_.save(spike);
-        co_return;
+        if (flipped.error().code() == Errc::refused) {
+            spike.granted.clear();
+            (void)spikes_.save(spike);
+            co_return;
+        }
+        // It may have been carried out all the same: if the guest runs on here, it is flipped back.
     }
     note(key, "flipped", "frames to the guest go to host " + spike.granted);
     if (spike.move(SpikeState::leaving)) (void)spikes_.save(spike);
 }
 
+// The lock is taken for each attempt, so that the guest's end or next start need not wait for an unreachable host.
 asio::awaitable<void> Handover::come_back(std::string key, std::string uuid) {
-    const auto guard = co_await spikes_.lock(key);
-    // The source's word must be positive: its QEMU runs. A failed migration of a paused guest leaves it paused.
-    const auto state = co_await node_.libvirt.domain_state(uuid);
-    if (!state || !state->active()) co_return;
-    const Spike* known = spikes_.table().find(key);
-    if (known == nullptr || known->state != SpikeState::leaving) co_return;
-    Spike spike = *known;
     for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
-        Json params = Json::object({{"spike", key}});
-        const auto back = co_await node_.call(spike.attachment->corm_host, "wire.back", params);
-        if (back || back.error().code() == Errc::refused) break;
-        log::warning("Spike {}: flip back: {}; trying again", spike.name, back.error().message());
+        const auto done = co_await try_come_back(key, uuid);
+        if (done && *done) co_return;
+        if (!done) log::warning("Spike {}: flip back: {}; trying again", key, done.error().message());
         co_await node_.sleep(wait);
     }
+}
+
+// True: nothing is left to be done.
+Async<bool> Handover::try_come_back(const std::string& key, const std::string& uuid) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->state != SpikeState::leaving) co_return true;
+    Spike spike = *known;
+    // The source's word must be positive: its QEMU runs. A failed migration of a paused guest leaves it paused.
+    CO_TRY_SET(const DomainState state, co_await node_.libvirt.domain_state(uuid));
+    if (!state.active()) co_return true;
+    Json params = Json::object({{"spike", key}});
+    const auto back = co_await node_.call(spike.attachment->corm_host, "wire.back", params);
+    if (!back && back.error().code() != Errc::refused) co_return back.error();
     spike.granted.clear();
-    note(key, "returned", "the guest runs on at the source");
-    log::notice("Spike {}: its guest runs on here ({}); frames come back", spike.name, state->text());
-    if (spike.move(SpikeState::wired)) (void)spikes_.save(spike);
+    if (back) {
+        note(key, "returned", "the guest runs on at the source");
+        log::notice("Spike {}: its guest runs on here ({}); frames come back", spike.name, state.text());
+    } else {
+        note(key, "lost", back.error().message());
+        log::error("Spike {}: its guest runs on here ({}), but {}", spike.name, state.text(), back.error().message());
+    }
+    CO_TRY(spike.move(SpikeState::wired));
+    CO_TRY(spikes_.save(spike));
+    co_return true;
+}
+
+// The migration is over and the guest stayed: the next one may go to another host.
+asio::awaitable<void> Handover::failed(std::string key) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->state != SpikeState::wired) co_return;
+    Spike spike = *known;
+    spike.granted.clear();
+    (void)spikes_.save(spike);
 }
 
 asio::awaitable<void> Handover::activate(std::string key, std::string sign) {
+    for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
+        const auto done = co_await try_activate(key, sign);
+        if (done && *done) co_return;
+        if (!done) log::warning("Spike {}: activate: {}; trying again", key, done.error().message());
+        co_await node_.sleep(wait);
+    }
+}
+
+// True: nothing is left to be done.
+Async<bool> Handover::try_activate(const std::string& key, const std::string& sign) {
     const auto guard = co_await spikes_.lock(key);
     const Spike* known = spikes_.table().find(key);
-    if (known == nullptr || known->state != SpikeState::incoming || !known->attachment) co_return;
+    if (known == nullptr || known->state != SpikeState::incoming || !known->attachment) co_return true;
     Spike spike = *known;
+    const uint64_t epoch = spike.attachment->half.epoch;
     record(spike, "", node_.config.host);
     note(key, "activating", sign);
-    for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
-        Json params = Json::object({{"spike", key}, {"epoch", spike.attachment->half.epoch}});
-        const auto active = co_await node_.call(spike.attachment->corm_host, "wire.activate", params);
-        if (active) break;
-        log::warning("Spike {}: activate epoch {}: {}", spike.name, spike.attachment->half.epoch,
-                     active.error().message());
-        if (active.error().code() == Errc::refused || active.error().code() == Errc::not_found) {
-            note(key, "refused", active.error().message());
-            co_return;
-        }
-        co_await node_.sleep(wait);
-        known = spikes_.table().find(key);
-        if (known == nullptr || known->state != SpikeState::incoming) co_return;
+    Json params = Json::object({{"spike", key}, {"epoch", epoch}});
+    const auto active = co_await node_.call(spike.attachment->corm_host, "wire.activate", params);
+    if (!active && (active.error().code() == Errc::refused || active.error().code() == Errc::not_found)) {
+        note(key, "refused", active.error().message());
+        log::error("Spike {}: epoch {} is not ours: {}", spike.name, epoch, active.error().message());
+        co_return true;
     }
-    if (spike.move(SpikeState::wired)) (void)spikes_.save(spike);
-    note(key, "active", fmt::format("epoch {} is active", spike.attachment->half.epoch));
-    log::info("Spike {}: active on this host, epoch {} ({})", spike.name, spike.attachment->half.epoch, sign);
+    if (!active) co_return active.error();
+    CO_TRY(spike.move(SpikeState::wired));
+    CO_TRY(spikes_.save(spike));
+    note(key, "active", fmt::format("epoch {} is active", epoch));
+    log::info("Spike {}: active on this host, epoch {} ({})", spike.name, epoch, sign);
     node_.spawn(restore_queue(key), "restoring a tap's queue");
     node_.spawn(tell_home(spike), "telling a Spike's home");
     if (on_active) on_active(spike.uuid);
+    co_return true;
 }
 
 // A shorter queue throws away what is in it: QEMU gets the time to read first.
@@ -210,18 +254,22 @@ asio::awaitable<void> Handover::restore_queue(std::string key) {
         log::warning("Spike {}: {}", spike->name, done.error().message());
 }
 
-asio::awaitable<void> Handover::resync() {
+void Handover::resync() {
     for (const auto& key : spikes_.table().keys()) {
-        const Spike* known = spikes_.table().find(key);
-        if (known == nullptr || !known->is_guest()) continue;
-        if (known->state != SpikeState::leaving && known->state != SpikeState::incoming) continue;
-        const Spike spike = *known;
-        const auto state = co_await node_.libvirt.domain_state(spike.uuid);
-        if (!state) continue;
-        const bool runs = state->state == VIR_DOMAIN_RUNNING;
-        if (spike.state == SpikeState::leaving && runs) co_await come_back(key, spike.uuid);
-        if (spike.state == SpikeState::incoming && runs) co_await activate(key, "libvirt says that the guest runs");
+        const Spike* spike = spikes_.table().find(key);
+        if (spike->state == SpikeState::leaving || spike->state == SpikeState::incoming)
+            node_.spawn(look_at(key), "looking at a migrating guest");
     }
+}
+
+asio::awaitable<void> Handover::look_at(std::string key) {
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || !known->is_guest()) co_return;
+    const Spike spike = *known;
+    const auto state = co_await node_.libvirt.domain_state(spike.uuid);
+    if (!state || state->state != VIR_DOMAIN_RUNNING) co_return;
+    if (spike.state == SpikeState::leaving) co_await come_back(key, spike.uuid);
+    if (spike.state == SpikeState::incoming) co_await activate(key, "libvirt says that the guest runs");
 }
 
 void Handover::ended(const Spike& spike) {

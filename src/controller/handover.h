@@ -27,7 +27,7 @@ public:
 
     void qmp_event(const Domain& domain, const std::string& name, const Json& data);
     void first_frame(const xconnect::FirstFrame& report);
-    asio::awaitable<void> resync();         // after libvirt's events were lost
+    void resync();                          // after libvirt's events were lost
     void ended(const model::Spike& spike);  // it is being released here
 
     // A guest became this host's.
@@ -48,6 +48,10 @@ private:
     asio::awaitable<void> leave(std::string key);
     asio::awaitable<void> come_back(std::string key, std::string uuid);
     asio::awaitable<void> activate(std::string key, std::string sign);
+    asio::awaitable<void> look_at(std::string key);
+    asio::awaitable<void> failed(std::string key);
+    Async<bool> try_activate(const std::string& key, const std::string& sign);
+    Async<bool> try_come_back(const std::string& key, const std::string& uuid);
     asio::awaitable<void> restore_queue(std::string key);
     asio::awaitable<void> tell_home(model::Spike spike);
     Record& record(const model::Spike& spike, const std::string& from, const std::string& to);
@@ -56,7 +60,8 @@ private:
     Node& node_;
     Spikes& spikes_;
     migration::Grants& grants_;
-    std::map<std::string, Record> records_;  // by key; the latest of each
+    std::map<std::string, int64_t> granted_at_;  // by key; monotonic, ns
+    std::map<std::string, Record> records_;      // by key; the latest of each
 };
 
 }  // namespace banana::controller

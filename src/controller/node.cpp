@@ -112,6 +112,10 @@ asio::awaitable<void> Node::sleep(milliseconds duration) {
     co_await timer.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
 }
 
+bool is_device_of(const netlink::Link& link, const Mac& mac) {
+    return link.kind != "tun" || std::equal(mac.bytes.begin() + 1, mac.bytes.end(), link.mac.bytes.begin() + 1);
+}
+
 std::string caller(const Node& node, const rpc::Context& context) {
     return context.peer.empty() ? node.config.host : context.peer;
 }

@@ -13,6 +13,7 @@
 #include "controller/libvirt.h"
 #include "controller/prober.h"
 #include "model/host.h"
+#include "netlink/link.h"
 #include "peer/peers.h"
 #include "peer/spawn.h"
 #include "registry/store.h"
@@ -29,7 +30,9 @@ public:
 
     model::Host self() const;
     Result<model::Host> host(const std::string& name) const;  // unreachable: a peer that is not up
-    void refresh_underlay();  // looks at the underlay's device again, and tells the peers what is new
+    void refresh_underlay();       // looks at the underlay's device again, and tells the peers what is new
+    bool records_ignored = false;  // some could not be read: what they stand for must not be swept away
+
     wiring::Site site() const { return {config.host, config.underlay, config.vxlan_port}; }
 
     // The reply of `host`'s handler; the error names the host when it cannot be reached.
@@ -54,6 +57,10 @@ private:
     uint32_t find_underlay_mtu();
     uint32_t underlay_mtu_ = 0;  // bytes; 0: the underlay address is on no device (yet)
 };
+
+// Whether a device can be that of a Spike with this MAC: libvirt gives a tap the guest's, with another first byte. The
+// names of taps start again at vnet0 with each boot; other devices are not named by libvirt.
+bool is_device_of(const netlink::Link& link, const Mac& mac);
 
 // The host that asks: this one for the control socket and for calls by call() on itself.
 std::string caller(const Node& node, const rpc::Context& context);

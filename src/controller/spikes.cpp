@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t ethernet_header = 14;
 constexpr milliseconds probe_patience{1500};
+constexpr milliseconds release_retry{5000};
 constexpr int vni_attempts = 4;  // a VNI that the Corm's host chose may be taken on this host
 
 }  // namespace
@@ -28,7 +29,10 @@ Spikes::Spikes(Node& node, Corms& corms, Wires& wires)
     : node_(node), corms_(corms), wires_(wires), table_(node.store, "spike") {}
 
 Status Spikes::load() {
-    TRY(table_.load([](const Error& error) { log::error("ignored record: {}", error.message()); }));
+    TRY(table_.load([&](const Error& error) {
+        node_.records_ignored = true;
+        log::error("ignored record: {}", error.message());
+    }));
     table_.each([&](const Spike& spike) {
         if (!spike.device.empty()) by_device_[spike.device] = spike.key;
     });
@@ -39,14 +43,33 @@ Status Spikes::save(const Spike& spike) {
     const Spike* old = table_.find(spike.key);
     const std::string device = old != nullptr ? old->device : "";
     TRY(table_.save(spike.key, spike));
-    if (device != spike.device) by_device_.erase(device);
+    const auto mapped = by_device_.find(device);
+    if (device != spike.device && mapped != by_device_.end() && mapped->second == spike.key) by_device_.erase(mapped);
     if (!spike.device.empty()) by_device_[spike.device] = spike.key;
     return {};
 }
 
 Status Spikes::erase(const std::string& key) {
-    if (const Spike* old = table_.find(key)) by_device_.erase(old->device);
+    if (const Spike* old = table_.find(key))
+        if (owns_device(*old)) by_device_.erase(old->device);
     return table_.erase(key);
+}
+
+// libvirt uses tap names again; an older record may still bear one that is another Spike's now.
+bool Spikes::owns_device(const Spike& spike) const {
+    const auto it = by_device_.find(spike.device);
+    return it != by_device_.end() && it->second == spike.key;
+}
+
+void Spikes::drop_stale_devices() {
+    for (const auto& key : table_.keys()) {
+        Spike spike = *table_.find(key);
+        if (spike.kind != SpikeKind::tap || spike.device.empty()) continue;
+        const auto link = netlink::link(node_.engine.socket(), spike.device);
+        if (link && is_device_of(*link, spike.mac)) continue;
+        spike.device.clear();
+        if (const Status saved = save(spike); !saved) log::error("{}", saved.error().message());
+    }
 }
 
 wiring::Plan Spikes::plan() const {
@@ -102,7 +125,8 @@ std::string Spikes::unique_name(const std::string& name, const std::string& key,
     return name + "~" + uuid.substr(0, 8);
 }
 
-Async<Attachment> Spikes::ask(const Spike& spike, const Json& grant) {
+// Sets the Spike's name to the one that it has at the Corm's host.
+Async<Attachment> Spikes::ask(Spike& spike, const Json& grant) {
     const std::string corm_host = model::corm_host(spike.corm);
     Json params = Json::object({{"spike", spike.key},
                                 {"name", spike.name},
@@ -117,6 +141,8 @@ Async<Attachment> Spikes::ask(const Spike& spike, const Json& grant) {
     CO_TRY_SET(Attachment attachment, Attachment::from_json(reply).context("answer of host " + corm_host));
     if (attachment.corm != spike.corm || attachment.corm_host != corm_host || attachment.half.host != node_.config.host)
         co_return Error(Errc::invalid, fmt::format("host {} answered for another wire than was asked for", corm_host));
+    if (const auto host = node_.host(corm_host)) attachment.corm_underlay = host->underlay;
+    if (!reply.get("name").as_string().empty()) spike.name = reply.get("name").as_string();
     co_return attachment;
 }
 
@@ -140,17 +166,31 @@ Async<void> Spikes::probe(Spike spike) {
 
 Async<void> Spikes::build_once(Spike spike, Json grant) {
     auto attachment = co_await ask(spike, grant);
-    if (!attachment) co_return attachment.error();
+    if (!attachment) {
+        // It may have been carried out all the same: remembered as a release that is to be told, of whatever is ours.
+        const Errc code = attachment.error().code();
+        if (code != Errc::timeout && code != Errc::unreachable) co_return attachment.error();
+        spike.attachment = Attachment{spike.corm, 0, {}, model::corm_host(spike.corm), node_.config.underlay, 1500};
+        spike.attachment->half.host = node_.config.host;
+        (void)save(spike);
+        co_return attachment.error();
+    }
     spike.attachment = std::move(*attachment);
+    const auto& half = spike.attachment->half;
+    if (half.format == Format::vxlan && spike.attachment->corm_host != node_.config.host &&
+        node_.engine.has_vni(model::vni_of(half.connector))) {
+        (void)co_await close_at_corm(spike, false);
+        co_return Error(Errc::exists,
+                        fmt::format("VNI {} is in use on host {}", model::vni_of(half.connector), node_.config.host));
+    }
     CO_TRY(spike.move(grant.is_null() ? SpikeState::built : SpikeState::incoming));
     Status built = save(spike);
     if (built) built = node_.engine.realise(wiring::plan_spike(node_.site(), spike));
     if (built) built = co_await probe(spike);
     if (built) co_return built;
     (void)node_.engine.realise(wiring::plan_spike_gone(spike));
-    const auto closed = co_await close_at_corm(spike);
-    spike.attachment.reset();
     (void)spike.move(SpikeState::unwired);
+    if (co_await close_at_corm(spike, false)) spike.attachment.reset();
     (void)save(spike);
     co_return built.error();
 }
@@ -167,7 +207,8 @@ Async<void> Spikes::build(Spike spike, Json grant) {
         // A grant is good for one use; its holder asks for another.
         if (built || built.error().code() != Errc::exists || !grant.is_null()) break;
     }
-    if (!built && fresh) (void)erase(spike.key);
+    const Spike* now = table_.find(spike.key);
+    if (!built && fresh && now != nullptr && !now->attachment) (void)erase(spike.key);
     co_return built;
 }
 
@@ -192,9 +233,10 @@ Async<void> Spikes::attach(std::string key, std::string device) {
     co_return Status();
 }
 
-Async<void> Spikes::close_at_corm(Spike spike) {
+Async<void> Spikes::close_at_corm(Spike spike, bool handed_over) {
     if (!spike.attachment) co_return Status();
-    Json params = Json::object({{"spike", spike.key}, {"epoch", spike.attachment->half.epoch}});
+    Json params =
+        Json::object({{"spike", spike.key}, {"epoch", spike.attachment->half.epoch}, {"handed_over", handed_over}});
     const auto reply = co_await node_.call(spike.attachment->corm_host, "wire.close", params);
     if (!reply) co_return reply.error();
     co_return Status();
@@ -204,16 +246,22 @@ Async<void> Spikes::release(std::string key, bool forget) {
     const Spike* known = table_.find(key);
     if (known == nullptr) co_return Status();
     Spike spike = *known;
-    if (const Status gone = node_.engine.realise(wiring::plan_spike_gone(spike)); !gone)
+    Spike here = spike;
+    if (!owns_device(here)) here.device.clear();
+    if (const Status gone = node_.engine.realise(wiring::plan_spike_gone(here)); !gone)
         log::error("Spike {}: {}", spike.name, gone.error().message());
+    if (spike.kind == SpikeKind::netdev)
+        if (const Status free = node_.engine.let_go(here.device); !free)
+            log::error("Spike {}: {}", spike.name, free.error().message());
     if (spike.kind == SpikeKind::tap) spike.device.clear();
+    const bool handed_over = spike.state == SpikeState::leaving || !spike.granted.empty();
     CO_TRY(spike.move(SpikeState::unwired));
-    spike.granted.clear();
-    const Status closed = co_await close_at_corm(spike);
+    const Status closed = co_await close_at_corm(spike, handed_over);
     if (closed) {
         spike.attachment.reset();
+        spike.granted.clear();
     } else {
-        // An unwired Spike with an attachment is one whose Corm's host is still to be told.
+        // An unwired Spike with an attachment is one whose Corm's host is still to be told; `granted` says the rest.
         log::warning("Spike {}: the Corm's host will be told later that it is released: {}", spike.name,
                      closed.error().message());
     }
@@ -242,17 +290,70 @@ asio::awaitable<void> Spikes::settle() {
 void Spikes::peer_up(const std::string& peer) {
     for (const auto& key : table_.keys()) {
         const Spike& spike = *table_.find(key);
-        if (spike.state != SpikeState::unwired || !spike.attachment || spike.attachment->corm_host != peer) continue;
-        node_.spawn(
-            [](Spikes& self, std::string k) -> asio::awaitable<void> {
-                const auto guard = co_await self.lock(k);
-                const Spike* now = self.table_.find(k);
-                if (now == nullptr || now->state != SpikeState::unwired) co_return;
-                const auto told = co_await self.release(k, self.goes_with_guest(*now));
-                if (!told) log::warning("{}", told.error().message());
-            }(*this, key),
-            "telling of a release");
+        if (!spike.attachment || spike.attachment->corm_host != peer) continue;
+        if (spike.state == SpikeState::unwired) node_.spawn(tell_of_release(key), "telling of a release");
+        if (spike.state == SpikeState::wired) node_.spawn(verify(key), "asking for a wire's other side");
     }
+}
+
+asio::awaitable<void> Spikes::tell_of_release(std::string key) {
+    const auto guard = co_await lock(key);
+    const Spike* now = table_.find(key);
+    if (now == nullptr || now->state != SpikeState::unwired || !now->attachment) co_return;
+    const auto told = co_await release(key, goes_with_guest(*now));
+    if (!told) log::warning("{}", told.error().message());
+}
+
+asio::awaitable<void> Spikes::retry_loop() {
+    for (;;) {
+        co_await node_.sleep(release_retry);
+        for (const auto& key : table_.keys()) {
+            const Spike* spike = table_.find(key);
+            if (spike == nullptr || spike->state != SpikeState::unwired || !spike->attachment) continue;
+            const std::string host = spike->attachment->corm_host;
+            if (host == node_.config.host || node_.peers.is_up(host)) co_await tell_of_release(key);
+        }
+    }
+}
+
+// The Corm's host may have given a wire up while this one was away: by hand, or with its records.
+asio::awaitable<void> Spikes::verify(std::string key) {
+    const auto guard = co_await lock(key);
+    const Spike* known = table_.find(key);
+    if (known == nullptr || known->state != SpikeState::wired || !known->attachment) co_return;
+    const Spike spike = *known;
+    Json params = Json::object({{"spike", key}});
+    const auto owner = co_await node_.call(spike.attachment->corm_host, "wire.owner", params);
+    if (!owner) co_return;
+    const std::string host = owner->get("owner").as_string();
+    if (host == node_.config.host && owner->get("epoch").as_int() == static_cast<int64_t>(spike.attachment->half.epoch))
+        co_return;
+    if (!host.empty() && host != node_.config.host) {
+        log::error("Spike {}: wired here, but host {} says that it is host {}'s", spike.name,
+                   spike.attachment->corm_host, host);
+        co_return;
+    }
+    log::notice("Spike {}: host {} no longer has its wire; it is made anew", spike.name, spike.attachment->corm_host);
+    if (const Status gone = node_.engine.realise(wiring::plan_spike_gone(spike)); !gone)
+        log::error("Spike {}: {}", spike.name, gone.error().message());
+    Status again = co_await build(spike);
+    if (again) again = co_await attach(key, spike.device);
+    if (!again) log::error("Spike {}: {}", spike.name, again.error().message());
+}
+
+void Spikes::link_set(const std::string& device) {
+    const Spike* spike = by_device(device);
+    if (spike == nullptr || spike->kind != SpikeKind::netdev || spike->state != SpikeState::wired) return;
+    if (!node_.engine.remembers(device)) node_.spawn(reattach(spike->key), "attaching a device that is back");
+}
+
+asio::awaitable<void> Spikes::reattach(std::string key) {
+    const auto guard = co_await lock(key);
+    const Spike* spike = table_.find(key);
+    if (spike == nullptr || spike->state != SpikeState::wired) co_return;
+    const std::string name = spike->name;
+    const auto done = co_await attach(key, spike->device);
+    if (!done) log::error("Spike {}: {}", name, done.error().message());
 }
 
 }  // namespace banana::controller

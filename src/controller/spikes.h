@@ -21,8 +21,11 @@ public:
     Status load();
     void serve();
     wiring::Plan plan() const;
-    void peer_up(const std::string& peer);  // tells it what could not be told
-    asio::awaitable<void> settle();         // after start: gives up what a crash left half built
+    void drop_stale_devices();                 // at start: taps that are gone, or are other guests' by now
+    void peer_up(const std::string& peer);     // tells it what could not be told, asks whether its side of wires stands
+    void link_set(const std::string& device);  // an adopted netdev may be back
+    asio::awaitable<void> retry_loop();        // tells of releases again and again
+    asio::awaitable<void> settle();            // after start: gives up what a crash left half built
 
     const registry::Table<model::Spike>& table() const { return table_; }
     const model::Spike* by_name(const std::string& name) const;
@@ -53,9 +56,13 @@ private:
     Async<Json> disconnect(Json params);
     Result<model::Spike> new_netdev(const Json& params, model::SpikeKind kind) const;
 
-    Async<model::Attachment> ask(const model::Spike& spike, const Json& grant);
+    Async<model::Attachment> ask(model::Spike& spike, const Json& grant);
     Async<void> probe(model::Spike spike);
-    Async<void> close_at_corm(model::Spike spike);
+    Async<void> close_at_corm(model::Spike spike, bool handed_over);
+    asio::awaitable<void> tell_of_release(std::string key);
+    asio::awaitable<void> verify(std::string key);
+    asio::awaitable<void> reattach(std::string key);
+    bool owns_device(const model::Spike& spike) const;
     Async<void> build_once(model::Spike spike, Json grant);
 
     Node& node_;

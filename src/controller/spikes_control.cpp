@@ -4,6 +4,7 @@
 
 #include "controller/spikes.h"
 #include "model/names.h"
+#include "netlink/address.h"
 #include "netlink/link.h"
 
 namespace banana::controller {
@@ -103,6 +104,12 @@ Async<Json> Spikes::adopt(Json params) {
     if (!link && link.error().code() == Errc::not_found)
         co_return Error(Errc::not_found, fmt::format("host {} has no device {}", node_.config.host, spike.device));
     if (!link) co_return link.error();
+    CO_TRY_SET(const auto held, netlink::addresses(node_.engine.socket(), link->index));
+    if (!held.empty())
+        co_return Error(Errc::refused,
+                        fmt::format("device {} holds the address {}: as a Spike it would be cut off from "
+                                    "this host",
+                                    spike.device, held.front().text()));
     if (const Spike* other = by_device(spike.device))
         co_return Error(Errc::exists, fmt::format("device {} is Spike {} already", spike.device, other->name));
     if (model::is_own_device(spike.device) || link->kind == "bridge" || link->loopback || link->master != 0)
@@ -142,6 +149,11 @@ Async<Json> Spikes::remove(Json params) {
     const Spike spike = *now;
     if (spike.kind == SpikeKind::macvtap) CO_TRY(node_.engine.realise(wiring::plan_macvtap_gone(spike)));
     if (spike.attachment) CO_TRY(co_await release(key, false));
+    if (const Spike* left = table_.find(key); left != nullptr && left->attachment)
+        co_return Error(Errc::unreachable,
+                        fmt::format("Spike {}: host {} has still to be told that it was disconnected; "
+                                    "try again when that is connected",
+                                    spike.name, spike.attachment->corm_host));
     CO_TRY(erase(key));
     co_return Json::object();
 }
@@ -168,7 +180,7 @@ Async<Json> Spikes::connect(Json params) {
                                     spike.name));
     spike.corm = corm.full_name();
     spike.preference = preference;
-    if (spike.kind == SpikeKind::macvtap && !spike.is_guest()) {
+    if (spike.kind == SpikeKind::macvtap && spike.state == SpikeState::unwired) {
         // Its guest is not running: the wire is built when it starts.
         CO_TRY(save(spike));
         co_return spike_json(spike);

@@ -18,7 +18,8 @@ using model::Wire;
 namespace {
 
 constexpr size_t bridge_ports_max = 1023;  // BR_MAX_PORTS of the Linux bridge, less port 0
-constexpr milliseconds drain_time{2000};   // a retired half's last frames have long arrived
+constexpr size_t spike_key_max = 160;
+constexpr milliseconds drain_time{2000};  // a retired half's last frames have long arrived
 constexpr int drain_rounds_max = 30;
 
 size_t reserved_ports(const model::Corm& corm) { return corm.kind == model::CormKind::uplink ? 1 : 0; }
@@ -29,7 +30,10 @@ Wires::Wires(Node& node, Corms& corms, migration::Grants& grants)
     : node_(node), corms_(corms), grants_(grants), table_(node.store, "wire") {}
 
 Status Wires::load() {
-    TRY(table_.load([](const Error& error) { log::error("ignored record: {}", error.message()); }));
+    TRY(table_.load([&](const Error& error) {
+        node_.records_ignored = true;
+        log::error("ignored record: {}", error.message());
+    }));
     table_.each([&](const Wire& wire) { index(wire); });
     return {};
 }
@@ -54,6 +58,8 @@ void Wires::serve() {
         CO_TRY_SET(const Mac mac, Mac::parse(p.get("mac").as_string()));
         CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
         CO_TRY(check_open(spike, mac, corm, caller(node_, c)));
+        CO_TRY_SET(const std::string preference, model::parse_preference(p.get("preference").as_string()));
+        CO_TRY(make_half(caller(node_, c), corm, preference));
         co_return Json::object();
     });
     d.on("wire.owner", [this](Context&, Json p) -> Async<Json> {
@@ -118,6 +124,7 @@ void Wires::index(const Wire& wire) {
     seats_[{wire.corm, wire.mac}] = {wire.spike, wire.name};
     on_corm_[wire.corm].insert(wire.spike);
     ports_.insert(wire.port);
+    by_name_[wire.name] = wire.spike;
     for (const auto& half : {wire.active, wire.standby})
         if (half && half->format != Format::native) vnis_.insert(model::vni_of(half->connector));
 }
@@ -127,6 +134,7 @@ void Wires::unindex(const Wire& wire) {
     seats_.erase({wire.corm, wire.mac});
     on_corm_[wire.corm].erase(wire.spike);
     ports_.erase(wire.port);
+    by_name_.erase(wire.name);
     for (const auto& half : {wire.active, wire.standby})
         if (half && half->format != Format::native) vnis_.erase(model::vni_of(half->connector));
 }
@@ -141,11 +149,30 @@ Status Wires::save(const Wire& wire) {
 }
 
 const Wire* Wires::by_name(const std::string& name) const {
-    const Wire* found = nullptr;
-    table_.each([&](const Wire& wire) {
-        if (wire.name == name && wire.phase != Phase::idle) found = &wire;
-    });
-    return found;
+    const auto it = by_name_.find(name);
+    return it == by_name_.end() ? nullptr : table_.find(it->second);
+}
+
+// Names are made by homes, each for itself: a guest that moved away may meet a younger one of its old name here.
+std::string Wires::free_name(const std::string& name, const std::string& spike) const {
+    const auto it = by_name_.find(name);
+    return it == by_name_.end() || it->second == spike ? name : name + "~" + spike.substr(0, 8);
+}
+
+void Wires::drop_stale_devices() {
+    for (const auto& key : table_.keys()) {
+        Wire wire = *table_.find(key);
+        bool stale = false;
+        for (auto* half : {&wire.active, &wire.standby}) {
+            if (!*half || (*half)->device.empty()) continue;
+            const auto link = netlink::link(node_.engine.socket(), (*half)->device);
+            if (link && (key.find("/dev/") != std::string::npos || is_device_of(*link, wire.mac))) continue;
+            (*half)->device.clear();
+            stale = true;
+        }
+        if (stale)
+            if (const Status saved = save(wire); !saved) log::error("{}", saved.error().message());
+    }
 }
 
 std::vector<std::string> Wires::names_on(const std::string& corm) const {
@@ -173,6 +200,12 @@ Status Wires::check_open(const std::string& spike, const Mac& mac, const model::
     if (!corm.allows_host(host))
         return Error(Errc::refused,
                      fmt::format("Corm {} does not allow host {}; it allows {}", full, host, joined(corm.hosts)));
+    if (spike.empty() || spike.size() > spike_key_max || spike != printable(spike, spike_key_max))
+        return Error(Errc::invalid, fmt::format("'{}' cannot be a Spike's key", printable(spike, 80)));
+    // An adopted netdev or an endpoint is its home's; a guest's Spike is its guest's, wherever that is started.
+    if (spike.find("/dev/") != std::string::npos && model::name_home(spike) != host && table_.find(spike) == nullptr)
+        return Error(Errc::refused,
+                     fmt::format("Spike {} is of host {}, not of host {}", spike, model::name_home(spike), host));
     if (mac.is_multicast()) return Error(Errc::invalid, fmt::format("MAC {} is a multicast address", mac.text()));
     const auto seat = seats_.find({full, mac});
     if (seat != seats_.end() && seat->second.spike != spike)
@@ -200,7 +233,8 @@ Result<uint32_t> Wires::free_connector() {
     // The kernel may know VNIs that are not ours; the peer refuses one that is taken there, and asks again.
     for (;;) {
         const uint32_t connector = random_u32();
-        if (model::vni_of(connector) != 0 && !vnis_.contains(model::vni_of(connector))) return connector;
+        const uint32_t vni = model::vni_of(connector);
+        if (vni != 0 && !vnis_.contains(vni) && !node_.engine.has_vni(vni)) return connector;
     }
 }
 
@@ -240,11 +274,14 @@ Result<Json> Wires::commit(const model::Corm& corm, Wire wire, const std::string
     TRY(save(wire));
     const Half half = *wire.half_of(host);
     if (const Status built = node_.engine.realise(wiring::plan_wire(node_.site(), corm, wire, retired)); !built) {
-        (void)close_half(wire.spike, host, half.epoch);
+        (void)close_half(wire.spike, host, half.epoch, false);
+        retire(retired);
         return built.error().context("wire Spike " + wire.name + " to Corm " + corm.full_name());
     }
     retire(retired);
-    return attachment(corm, wire, half);
+    Json answer = attachment(corm, wire, half);
+    answer.set("name", wire.name);
+    return answer;
 }
 
 Async<Json> Wires::open(const rpc::Context& context, Json params) {
@@ -261,7 +298,7 @@ Async<Json> Wires::open(const rpc::Context& context, Json params) {
                                                    node_.config.host, ports_.size()));
     const Wire* known = table_.find(who.spike);
     if (known != nullptr && known->phase != Phase::idle && known->corm != corm_name && known->owner() == who.host) {
-        CO_TRY(close_half(who.spike, who.host, known->active->epoch));
+        CO_TRY(close_half(who.spike, who.host, known->active->epoch, false));
         known = table_.find(who.spike);
     }
     Wire wire = known != nullptr ? *known : Wire{};
@@ -269,7 +306,7 @@ Async<Json> Wires::open(const rpc::Context& context, Json params) {
     if (wire.active) retired.push_back(*wire.active);
     if (wire.phase == Phase::idle) wire.port = free_port();
     wire.spike = who.spike;
-    wire.name = name;
+    wire.name = free_name(printable(name), who.spike);
     wire.mac = mac;
     wire.allow_any_mac = params.get("allow_any_mac").as_bool();
     wire.corm = corm_name;
@@ -353,7 +390,7 @@ Async<Json> Wires::close(const rpc::Context& context, Json params) {
             if (half && half->epoch == who.epoch && half->host != who.host)
                 co_return Error(Errc::refused, fmt::format("epoch {} of Spike {} is host {}'s, not host {}'s",
                                                            who.epoch, wire->name, half->host, who.host));
-    CO_TRY(close_half(who.spike, who.host, who.epoch));
+    CO_TRY(close_half(who.spike, who.host, who.epoch, params.get("handed_over").as_bool()));
     co_return Json::object();
 }
 
@@ -362,26 +399,26 @@ Async<void> Wires::evict(std::string spike) {
     while (const Wire* wire = table_.find(spike)) {
         if (!wire->active) break;
         const auto half = wire->standby ? *wire->standby : *wire->active;
-        CO_TRY(close_half(spike, half.host, half.epoch));
+        CO_TRY(close_half(spike, half.host, half.epoch, false));
     }
     co_return Status();
 }
 
-Status Wires::close_half(const std::string& spike, const std::string& host, uint64_t epoch) {
+Status Wires::close_half(const std::string& spike, const std::string& host, uint64_t epoch, bool handed_over) {
     const Wire* known = table_.find(spike);
     if (known == nullptr) return {};
     Wire wire = *known;
-    const auto retired = wire.close(host, epoch);
-    if (!retired) return {};  // closed already
+    const auto retired = wire.close(host, epoch, handed_over);
+    if (retired.empty()) return {};  // closed already
     TRY(save(wire));
     if (wire.phase == Phase::idle) {
         wiring::Plan gone = wiring::plan_wire_gone(wire);
-        gone += wiring::plan_wire_entries(wire, {*retired});
-        gone += wiring::plan_half_gone(*retired);
+        gone += wiring::plan_wire_entries(wire, retired);
+        for (const auto& half : retired) gone += wiring::plan_half_gone(half);
         return node_.engine.realise(gone).context("close the wire of Spike " + wire.name);
     }
-    TRY(node_.engine.realise(wiring::plan_wire_entries(wire, {*retired})));
-    retire({*retired});
+    TRY(node_.engine.realise(wiring::plan_wire_entries(wire, retired)));
+    retire(retired);
     return {};
 }
 

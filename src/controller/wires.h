@@ -15,7 +15,7 @@
 //   wire.flip     {spike, epoch}                  owner or destination; epoch: the asker's own half's
 //   wire.back     {spike}                         owner, whose guest runs again
 //   wire.activate {spike, epoch}                  destination, whose guest runs
-//   wire.close    {spike, epoch}                  gives up the asker's half
+//   wire.close    {spike, epoch, handed_over}     gives up the asker's half (epoch 0: whichever it is)
 // Threading: the io_context's single thread; one coroutine at a time for each wire.
 #pragma once
 
@@ -36,6 +36,7 @@ public:
     Status load();
     void serve();
     wiring::Plan plan() const;
+    void drop_stale_devices();  // at start: taps that are gone, or are other guests' by now
 
     const registry::Table<model::Wire>& table() const { return table_; }
     const model::Wire* by_name(const std::string& name) const;
@@ -63,9 +64,10 @@ private:
     Result<model::Half> make_half(const std::string& host, const model::Corm& corm, const std::string& preference);
     Result<uint32_t> free_connector();
     uint32_t free_port() const;
+    std::string free_name(const std::string& name, const std::string& spike) const;
     Result<Json> commit(const model::Corm& corm, model::Wire wire, const std::string& host,
                         const std::vector<model::Half>& retired);
-    Status close_half(const std::string& spike, const std::string& host, uint64_t epoch);
+    Status close_half(const std::string& spike, const std::string& host, uint64_t epoch, bool handed_over);
     void retire(const std::vector<model::Half>& halves);
     asio::awaitable<void> drain(std::vector<model::Half> halves);
     Json attachment(const model::Corm& corm, const model::Wire& wire, const model::Half& half) const;
@@ -81,6 +83,7 @@ private:
     };
     std::map<std::pair<std::string, Mac>, Seat> seats_;     // who has a MAC on a Corm
     std::map<std::string, std::set<std::string>> on_corm_;  // Corm -> Spike keys that are wired
+    std::map<std::string, std::string> by_name_;            // of those that are not idle -> key
     std::set<uint32_t> vnis_, ports_;
     void index(const model::Wire& wire);
     void unindex(const model::Wire& wire);

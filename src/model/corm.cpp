@@ -38,6 +38,7 @@ Json Corm::json() const {
                          {"mtu", mtu},
                          {"formats", formats_json(formats)},
                          {"hosts", Json::array(hosts)},
+                         {"mac", mac.text()},
                          {"moved_addresses", moved_addresses}});
 }
 
@@ -64,6 +65,9 @@ Result<Corm> Corm::from_json(const Json& json) {
     TRY_SET(corm.formats, formats_from_json(json.get("formats")));
     const Json hosts = json.get("hosts");
     for (size_t i = 0; i < hosts.size(); ++i) corm.hosts.push_back(hosts.at(i).as_string());
+    if (json.has("mac")) {
+        TRY_SET(corm.mac, Mac::parse(json.get("mac").as_string()));
+    }
     corm.moved_addresses = json.get("moved_addresses").as_bool();
     return corm;
 }

@@ -19,6 +19,7 @@ struct Corm {
     uint32_t mtu = 1500;
     std::vector<Format> formats;     // allowed
     std::vector<std::string> hosts;  // whose Spikes may be wired; empty: the whole cluster
+    Mac mac;                         // the uplink's, and so the bridge's; unset (zero) for the other kinds
     bool moved_addresses = false;    // the uplink's addresses went to the bridge, and go back with the Corm's end
 
     std::string full_name() const;

@@ -18,7 +18,7 @@ constexpr std::array<Phase, 4> phases{Phase::idle, Phase::active, Phase::standby
 constexpr bool edges[4][4] = {
     /* idle    */ {false, true, false, false},
     /* active  */ {true, true, true, false},
-    /* standby */ {false, true, true, true},
+    /* standby */ {true, true, true, true},
     /* flipped */ {false, true, true, true},
 };
 
@@ -65,8 +65,6 @@ Status Wire::prepare(Half half) {
     if (phase == Phase::idle)
         return Error(Errc::refused,
                      fmt::format("Spike {} has no owner that could have granted it to {}", name, half.host));
-    if (standby && standby->host != half.host)
-        return Error(Errc::busy, fmt::format("Spike {} is being migrated to {} already", name, standby->host));
     if (phase == Phase::flipped)
         return Error(Errc::busy, fmt::format("Spike {} is being handed over to {}", name, standby->host));
     half.epoch = ++last_epoch;
@@ -100,14 +98,20 @@ Result<std::optional<Half>> Wire::activate(uint64_t epoch) {
     return retired;
 }
 
-std::optional<Half> Wire::close(const std::string& host, uint64_t epoch) {
-    if (standby && standby->host == host && standby->epoch == epoch) {
-        auto retired = std::exchange(standby, std::nullopt);
+std::vector<Half> Wire::close(const std::string& host, uint64_t epoch, bool handed_over) {
+    const auto is_meant = [&](const std::optional<Half>& half) {
+        return half && half->host == host && (epoch == 0 || half->epoch == epoch);
+    };
+    std::vector<Half> retired;
+    if (is_meant(standby)) {
+        retired.push_back(*std::exchange(standby, std::nullopt));
         to(Phase::active);
         return retired;
     }
-    if (!active || active->host != host || active->epoch != epoch) return std::nullopt;
-    auto retired = std::exchange(active, std::exchange(standby, std::nullopt));
+    if (!is_meant(active)) return retired;
+    retired.push_back(*std::exchange(active, std::nullopt));
+    if (standby && phase != Phase::flipped && !handed_over) retired.push_back(*std::exchange(standby, std::nullopt));
+    active = std::exchange(standby, std::nullopt);
     to(active ? Phase::active : Phase::idle);
     return retired;
 }

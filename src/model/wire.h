@@ -15,7 +15,8 @@
 //   standby  a second half is built and may be probed; it neither gets nor may send the guest's frames
 //   flipped  the standby half is current; both are admitted, as the old one's last frames may still be under way
 //
-// The owner closing while a standby half exists means that the guest went there: the standby becomes active.
+// The owner closing a flipped wire means that the guest went to the standby half's host, which becomes active; so does
+// one that says that it handed over. An owner that just closes takes a standby half with it: nobody came there.
 // Threading: values; all functions are pure. Errors: refused (wrong host, wrong epoch, wrong phase), with both sides.
 #pragma once
 
@@ -56,14 +57,15 @@ struct Wire {
 
     // Each changes nothing when it fails.
     Status open(Half half);     // gives it the next epoch; by the owner itself: a fresh start in a new epoch
-    Status prepare(Half half);  // gives it the next epoch; replaces an earlier standby half of the same host
+    Status prepare(Half half);  // gives it the next epoch; replaces an earlier standby half, as the owner granted anew
     Status flip(uint64_t epoch);
     Status flip_back(const std::string& by);
     // Returns the half that is to be retired; nothing when the epoch was active already.
     Result<std::optional<Half>> activate(uint64_t epoch);
-    // A host gives up its half: closes, abandons, or hands over. Returns the half that is to be retired; nothing when
-    // the host had no half of that epoch (closed already).
-    std::optional<Half> close(const std::string& host, uint64_t epoch);
+    // A host gives up its half: closes, abandons, or hands over. Returns the halves that are to be retired; none when
+    // the host had no half of that epoch (closed already). Epoch 0: whatever half is the host's. `handed_over`: the
+    // owner's guest went to the standby half's host, also if the wire was never flipped.
+    std::vector<Half> close(const std::string& host, uint64_t epoch, bool handed_over);
 
     const Half* current() const;  // where frames to the Spike go
     bool admits(const Half& half) const;

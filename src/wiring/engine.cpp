@@ -29,6 +29,18 @@ Result<uint32_t> Engine::ifindex(const std::string& device) {
     return link.index;
 }
 
+bool Engine::has_vni(uint32_t vni) const {
+    const auto it = peers_.lower_bound(VxlanPeer{vni, {}});
+    return it != peers_.end() && it->vni == vni;
+}
+
+Status Engine::let_go(const std::string& device) {
+    const auto index = ifindex(device);
+    if (!index) return index.error().code() == Errc::not_found ? Status() : index.error();
+    TRY(crossconnect_.detach({*index, Direction::ingress}));
+    return crossconnect_.forget(*index);
+}
+
 void Engine::link_gone(uint32_t index) {
     std::erase_if(indexes_, [&](const auto& entry) { return entry.second == index; });
     // An index that is used again must inherit nothing; a device that was never a port has nothing to forget.

@@ -37,6 +37,10 @@ public:
     // Returns what was removed, for the log.
     Result<std::vector<std::string>> sweep(const Plan& everything);
 
+    bool has_vni(uint32_t vni) const;  // a wire of this host has it
+    // Takes the program off a device that is no longer a port, so that its frames go their own way again.
+    Status let_go(const std::string& device);
+    bool remembers(const std::string& device) const { return indexes_.contains(device); }
     Result<uint32_t> ifindex(const std::string& device);  // from memory, else from the kernel
     void link_gone(uint32_t index);                       // the kernel says so: forgets all of it
     void forget_names() { indexes_.clear(); }             // events were lost

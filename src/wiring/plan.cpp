@@ -87,6 +87,8 @@ Plan plan_corm(const model::Corm& corm) {
     }
     bridge.kind = BridgeKind{};
     bridge.alias = "banana Corm " + corm.full_name();
+    // The bridge looks like the NIC to the rest of the network.
+    if (corm.mac != Mac{}) bridge.mac = corm.mac;
     bridge.mtu = corm.mtu;
     bridge.up = true;
     plan.links.push_back(bridge);

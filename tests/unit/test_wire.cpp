@@ -38,6 +38,11 @@ Wire in(Phase phase) {
 constexpr Phase phases[] = {Phase::idle, Phase::active, Phase::standby, Phase::flipped};
 
 std::string show(const std::optional<Half>& h) { return h ? fmt::format("{}:{}", h->host, h->epoch) : "-"; }
+std::string show(const std::vector<Half>& halves) {
+    std::string out;
+    for (const auto& h : halves) out += (out.empty() ? "" : " ") + show(std::optional<Half>(h));
+    return out;
+}
 // "standby hv1:5 hv2:6"
 std::string show(const Wire& wire) {
     return fmt::format("{} {} {}", phase_name(wire.phase), show(wire.active), show(wire.standby));
@@ -73,8 +78,7 @@ const Row rows[] = {
     {"prepare for a third",
      [](Wire& w) { return w.prepare(half("hv3", 8)); },
      {"!refused Spike hv1/vm1/net0 has no owner that could have granted it to hv3", "standby hv1:5 hv3:6",
-      "!busy Spike hv1/vm1/net0 is being migrated to hv2 already",
-      "!busy Spike hv1/vm1/net0 is being migrated to hv2 already"}},
+      "standby hv1:5 hv3:7", "!busy Spike hv1/vm1/net0 is being handed over to hv2"}},
     {"flip", [](Wire& w) { return w.flip(6); }, {no_standby, no_standby, "flipped hv1:5 hv2:6", "flipped hv1:5 hv2:6"}},
     {"flip the active epoch",
      [](Wire& w) { return w.flip(5); },
@@ -103,26 +107,38 @@ const Row rows[] = {
       "standby hv1:5 hv2:6", "flipped hv1:5 hv2:6"}},
     {"close by the owner",
      [](Wire& w) {
-         (void)w.close("hv1", 5);
+         (void)w.close("hv1", 5, false);
+         return Status();
+     },
+     {"idle - -", "idle - -", "idle - -", "active hv2:6 -"}},
+    {"close by the owner, who handed over",
+     [](Wire& w) {
+         (void)w.close("hv1", 5, true);
          return Status();
      },
      {"idle - -", "idle - -", "active hv2:6 -", "active hv2:6 -"}},
+    {"close of whatever is the host's",
+     [](Wire& w) {
+         (void)w.close("hv2", 0, false);
+         return Status();
+     },
+     {"idle - -", "active hv1:5 -", "active hv1:5 -", "active hv1:5 -"}},
     {"close by the destination",
      [](Wire& w) {
-         (void)w.close("hv2", 6);
+         (void)w.close("hv2", 6, false);
          return Status();
      },
      {"idle - -", "active hv1:5 -", "active hv1:5 -", "active hv1:5 -"}},
     {"close of an epoch that is over",
      [](Wire& w) {
-         (void)w.close("hv1", 4);
+         (void)w.close("hv1", 4, true);
          return Status();
      },
      {"idle - -", "active hv1:5 -", "standby hv1:5 hv2:6", "flipped hv1:5 hv2:6"}},
     {"close of another's epoch",
      [](Wire& w) {
-         (void)w.close("hv3", 6);
-         (void)w.close("hv2", 5);
+         (void)w.close("hv3", 6, true);
+         (void)w.close("hv2", 5, true);
          return Status();
      },
      {"idle - -", "active hv1:5 -", "standby hv1:5 hv2:6", "flipped hv1:5 hv2:6"}},
@@ -160,13 +176,15 @@ TEST_CASE("wire: what is retired") {
 
     for (const Phase phase : {Phase::standby, Phase::flipped}) {
         wire = in(phase);
-        CHECK(show(wire.close("hv1", 5)) == "hv1:5");  // the guest went to hv2
+        CHECK(show(wire.close("hv1", 5, true)) == "hv1:5");  // the guest went to hv2
         wire = in(phase);
-        CHECK(show(wire.close("hv2", 6)) == "hv2:6");  // the migration failed
-        CHECK(show(wire.close("hv2", 6)) == "-");
-        CHECK(show(wire.close("hv1", 5)) == "hv1:5");
+        CHECK(show(wire.close("hv2", 6, false)) == "hv2:6");  // the migration failed
+        CHECK(show(wire.close("hv2", 6, false)) == "");
+        CHECK(show(wire.close("hv1", 5, false)) == "hv1:5");
         CHECK(wire.owner() == "");
     }
+    wire = in(Phase::standby);
+    CHECK(show(wire.close("hv1", 5, false)) == "hv1:5 hv2:6");  // the guest ended before it went anywhere
 }
 
 TEST_CASE("wire: an epoch is handed out once") {
@@ -190,11 +208,11 @@ TEST_CASE("wire: an epoch is handed out once") {
     REQUIRE(wire.prepare(half("hv2", 7)).ok());
     note(wire.standby);
     CHECK_FALSE(wire.flip(seen[seen.size() - 2]).ok());  // the standby that was replaced
-    (void)wire.close("hv2", seen.back());
+    (void)wire.close("hv2", seen.back(), false);
     REQUIRE(wire.prepare(half("hv3", 7)).ok());
     note(wire.standby);
     REQUIRE(wire.activate(seen.back()).ok());
-    (void)wire.close("hv3", seen.back());
+    (void)wire.close("hv3", seen.back(), false);
     CHECK(wire.phase == Phase::idle);
     // Also over a restart.
     const auto again = Wire::from_json(*Json::parse(wire.json().dump()));
