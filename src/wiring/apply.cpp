@@ -139,7 +139,8 @@ Result<Engine::Undo> Engine::apply(const DeleteLinks& step) {
 Result<Engine::Undo> Engine::apply(const AttachPort& step) {
     TRY_SET(const uint32_t index, ifindex(step.want.device));
     const xconnect::PortKey key{index, step.want.direction};
-    TRY(crossconnect_.attach(key, step.want.policy));
+    TRY(step.want.quick ? crossconnect_.attach_quick(key, step.want.policy)
+                        : crossconnect_.attach(key, step.want.policy));
     // A program that is left on a device without entries cuts that device off: what had none gets none back.
     return Undo([this, key, attached = step.attached, before = step.before]() -> Status {
         if (before) TRY(crossconnect_.set_policy(key, *before));

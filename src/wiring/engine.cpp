@@ -67,7 +67,7 @@ Result<ObservedPort> Engine::observe_port(uint32_t index, Direction direction) {
     const xconnect::PortKey key{index, direction};
     ObservedPort port;
     TRY_SET(const auto attachment, crossconnect_.attached(key));
-    port.attached = attachment && attachment->current && attachment->mode == crossconnect_.mode();
+    port.attached = attachment && attachment->current;
     TRY_SET(port.policy, crossconnect_.policy(key));
     TRY_SET(port.entry, crossconnect_.get(key));
     return port;

@@ -50,7 +50,7 @@ void add_wire_end(Plan& plan, const Site& site, const model::Half& half, const I
                   const std::string& alias) {
     plan.peers.push_back({model::vni_of(half.connector), remote});
     plan.links.push_back(vxlan_link(site, half, remote, mtu, alias));
-    plan.ports.push_back({model::wire_device(half.connector), Direction::ingress, {PortKind::wire, {}, false}});
+    plan.ports.push_back({model::wire_device(half.connector), Direction::ingress, {PortKind::wire, {}, false}, true});
 }
 
 std::string device_of(const model::Half& half) {
@@ -162,7 +162,7 @@ Plan plan_wire(const Site& site, const model::Corm& corm, const model::Wire& wir
     port.master = corm.bridge();
     port.up = true;
     plan.links.push_back(std::move(port));
-    plan.ports.push_back({model::port_device(wire.port), Direction::egress, {PortKind::corm, {}, false}});
+    plan.ports.push_back({model::port_device(wire.port), Direction::egress, {PortKind::corm, {}, false}, true});
     for (const auto& half : {wire.active, wire.standby}) {
         if (!half) continue;
         if (half->format == Format::vxlan) add_wire_end(plan, site, *half, half->underlay, corm.mtu, alias);
@@ -204,7 +204,8 @@ Plan plan_spike(const Site& site, const model::Spike& spike) {
         device.txqueuelen = incoming ? spike_queue_frames : spike.old_txqueuelen;
     if (spike.kind == model::SpikeKind::macvtap) device.mtu = attachment.mtu;
     plan.links.push_back(std::move(device));
-    plan.ports.push_back({spike.device, Direction::ingress, spike_policy(spike.mac, spike.allow_any_mac)});
+    const bool adopted = spike.kind == model::SpikeKind::netdev;
+    plan.ports.push_back({spike.device, Direction::ingress, spike_policy(spike.mac, spike.allow_any_mac), adopted});
     if (native) return plan;
     const std::string far = attachment.far_device();
     // The first frame of an incoming guest is one of the signs that it runs.

@@ -112,7 +112,8 @@ Result<std::string> VxlanFilter::run(const std::string& commands, const std::str
     return Error(gone ? Errc::not_found : Errc::failed, fmt::format("{} (nftables table {}): {}", what, table_, words));
 }
 
-// Table, sets, counter and chains; every command in it may be repeated.
+// Table, sets, counter and chains; every command in it may be repeated. The pairs stand first: a frame of ours meets
+// one look-up.
 std::string VxlanFilter::frame() const {
     return fmt::format(
         "add table inet {0}\n"
@@ -124,9 +125,9 @@ std::string VxlanFilter::frame() const {
         "add chain inet {0} input {{ type filter hook input priority 0; policy accept; }}\n"
         "flush chain inet {0} vxlan\n"
         "flush chain inet {0} input\n"
-        "add rule inet {0} vxlan @th,96,24 != @vnis accept\n"
         "add rule inet {0} vxlan ip saddr . @th,96,24 @pairs4 accept\n"
         "add rule inet {0} vxlan ip6 saddr . @th,96,24 @pairs6 accept\n"
+        "add rule inet {0} vxlan @th,96,24 != @vnis accept\n"
         "add rule inet {0} vxlan counter name foreign drop\n"
         "add rule inet {0} input udp dport {1} jump vxlan\n",
         table_, port_);

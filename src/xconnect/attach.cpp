@@ -162,6 +162,21 @@ Status clsact_put(PortKey port, int program, uint32_t program_id) {
                                             port.text()));
 }
 
+Result<bool> clsact_put_alone(PortKey port, int program) {
+    auto hook = clsact_hook(port);
+    const int err = bpf_tc_hook_create(&hook);
+    if (err == -EEXIST) {
+        take_libbpf_warnings();
+        return false;
+    }
+    if (err < 0) return bpf_error(-err, "add clsact qdisc to " + port.text());
+    auto filter = clsact_filter();
+    filter.prog_fd = program;
+    if (int failed = bpf_tc_attach(&hook, &filter); failed < 0)
+        return bpf_error(-failed, "attach cross-connect (clsact) to " + port.text());
+    return true;
+}
+
 Status clsact_remove(PortKey port) {
     auto hook = clsact_hook(port);
     auto filter = clsact_filter();

@@ -24,6 +24,8 @@ Result<uint32_t> clsact_find(PortKey port);
 // Puts `program` at the hook; in the place of program `old`, if that is not 0, without a gap.
 Status tcx_put(PortKey port, int program, uint32_t old);
 Status clsact_put(PortKey port, int program, uint32_t program_id);
+// Where no clsact and no `ingress` is yet; false, with nothing done, where there is.
+Result<bool> clsact_put_alone(PortKey port, int program);
 
 // Takes program `id` off; gone already is done.
 Status tcx_remove(PortKey port, uint32_t id);

@@ -3,6 +3,7 @@
 //   a0 ---veth--- a1    b1 ---veth--- b0     a1: Spike, cross-connected to b1; all in one namespace
 #include <bpf/bpf.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -207,5 +208,34 @@ TEST_CASE("xconnect: beside an ingress qdisc tcx works, clsact's egress is refus
         must(p.cc->attach(p.spike, {PortKind::spike, from, false}));
         CHECK(must(p.cc->attached(p.spike))->mode == AttachMode::clsact);
         CHECK(p.passes());
+    });
+}
+
+TEST_CASE("xconnect: attach_quick takes clsact where nobody has it, tcx where somebody has, and leaves what stands") {
+    isolated([] {
+        const Policy policy{PortKind::wire, from, false};
+        Pair p({64, std::nullopt});  // by tcx, as attach() does
+        must(p.cc->attach_quick(p.spike, policy));
+        CHECK(must(p.cc->attached(p.spike))->mode == AttachMode::tcx);
+        CHECK(must(p.cc->policy(p.spike)) == policy);
+
+        const PortKey quick{p.ns.ifindex("b1"), Direction::ingress};
+        must(p.cc->attach_quick(quick, policy));
+        CHECK(must(p.cc->attached(quick))->mode == AttachMode::clsact);
+        must(p.cc->attach_quick(quick, policy));
+        CHECK(must(p.cc->attached(quick))->mode == AttachMode::clsact);
+        must(p.cc->set(quick, {p.spike.ifindex, Into::egress, 1, false}));
+        CHECK(p.out->send(frame(to, from)));
+        CHECK(p.in->receive(1).size() == 1);
+
+        for (const char* qdisc : {"ingress", "clsact"}) {
+            sh(fmt::format("ip -n one link add s0 type veth peer name s1; tc -n one qdisc add dev s0 {}", qdisc));
+            for (auto direction : {Direction::ingress, Direction::egress}) {
+                const PortKey shared{p.ns.ifindex("s0"), direction};
+                must(p.cc->attach_quick(shared, policy));
+                CHECK(must(p.cc->attached(shared))->mode == AttachMode::tcx);
+            }
+            sh("ip -n one link delete s0");
+        }
     });
 }
