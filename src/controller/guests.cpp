@@ -268,8 +268,9 @@ Async<void> Guests::prepare_in_time(DomainFacts facts, bool incoming) {
     if (const auto it = preparing_.find(facts.uuid); it != preparing_.end()) it->second->abandoned = true;
     preparing_[facts.uuid] = run;
     node_.spawn(run_preparation(facts, incoming, run), "preparing a guest");
+    // What needs no peer is done by now.
     asio::error_code ignored;
-    co_await run->timer->async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+    if (!run->result) co_await run->timer->async_wait(asio::redirect_error(asio::use_awaitable, ignored));
     if (run->result) co_return *run->result;
     run->abandoned = true;
     co_return Error(Errc::timeout,
