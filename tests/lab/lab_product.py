@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
-from banana_lab import CONTROL_SOCKET, EXT, Lab, LabError, underlay_address, wait_until
+from banana_lab import CONTROL_SOCKET, EXT, Lab, LabError, lab_name, underlay_address, wait_until
 
 MIGRATE = ("--live", "--persistent")
 CONVERGED = 30.0  # seconds for retired wires to drain and go, on a loaded machine
@@ -18,6 +18,11 @@ OWN_DEVICE = re.compile(r"bn[a-z][0-9a-f]{8}$")
 
 
 # ---- Asking ----------------------------------------------------------------------------------------------------------
+
+def own_lab(case: type, hosts: int) -> Lab:
+    """A lab for one class of tests, beside any other that is up."""
+    return Lab(hosts, name=f"{lab_name()[:10]}-{case.__name__[:12]}{os.getpid()}")
+
 
 def socket_path(lab: Lab, host: str) -> str:
     return str(lab.host(host).root / CONTROL_SOCKET.lstrip("/"))

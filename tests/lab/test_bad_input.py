@@ -35,7 +35,7 @@ class BadDomainTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.lab = cls.enterClassContext(Lab(2))
+        cls.lab = cls.enterClassContext(product.own_lab(cls, 2))
         product.wait_peers(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         product.banana(cls.lab, "hv1", "corm", "create", "near", "--etherstub", "--allow-formats", "native")
@@ -84,7 +84,8 @@ class BadDomainTest(unittest.TestCase):
         self.assertEqual(int(found.group(1)), self.line_of("bad", faulty), said)
 
     def test_metadata_of_an_interface_that_is_not_there(self) -> None:
-        self.refuse_metadata(["<banana:spike interface='net7'/>"], 'interface="net7"', r"no such interface; it has net0")
+        self.refuse_metadata(["<banana:spike interface='net7'/>"], 'interface="net7"',
+                             r"no such interface; it has net0")
 
     def test_metadata_with_an_unknown_wire(self) -> None:
         self.refuse_metadata(["<banana:spike interface='net0' wire='token-ring'/>"], 'interface="net0"',
@@ -96,7 +97,8 @@ class BadDomainTest(unittest.TestCase):
 
     def test_metadata_with_two_entries_for_one_interface(self) -> None:
         self.refuse_metadata(["<banana:spike interface='net0'/>", "<banana:spike interface='net0' wire='vxlan'/>"],
-                             'interface="net0" wire="vxlan"', r"a second entry for this interface; the first is in line \d+")
+                             'interface="net0" wire="vxlan"',
+                             r"a second entry for this interface; the first is in line \d+")
 
     def test_metadata_with_a_format_that_the_corm_does_not_allow(self) -> None:
         self.define(with_metadata(Vm("bad", [Nic("banana-near")]), "<banana:spike interface='net0' wire='vxlan'/>"),

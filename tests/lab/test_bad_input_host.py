@@ -37,7 +37,7 @@ class BadHostInputTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.lab = cls.enterClassContext(Lab(2))
+        cls.lab = cls.enterClassContext(product.own_lab(cls, 2))
         product.wait_peers(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         cls.lab.exec("hv1", "ip", "-batch", "-", stdin="link add d0 type veth peer name d1\n"
@@ -81,8 +81,8 @@ class BadHostInputTest(unittest.TestCase):
         for mtu in ("1000", "65001"):
             self.refuse(USAGE, rf"MTU {mtu}: it must be 1280 to 65000", "corm", "create", "two", "--etherstub", "--mtu",
                         mtu)
-        self.refuse(USAGE, r"MTU 1500 is larger than that of uplink d2, 1400", "corm", "create", "two", "--uplink", "d2",
-                    "--mtu", "1500")
+        self.refuse(USAGE, r"MTU 1500 is larger than that of uplink d2, 1400", "corm", "create", "two", "--uplink",
+                    "d2", "--mtu", "1500")
 
     def test_peer_that_cannot_be_asked(self) -> None:
         with product.without_bananad(self.lab, "hv2"):
@@ -166,7 +166,8 @@ class BadHostInputTest(unittest.TestCase):
                      "<source network='banana-lab'/><mac address='zz'/></interface></devices></domain>"):
             text += "<!-- 'banana-lab' -->"  # else it is not looked at: other people's guests are not ours to refuse
             with self.subTest(text[:60]):
-                done = self.lab.exec("hv1", "banana-hook", "qemu", "x", "prepare", "begin", "-", stdin=text, check=False)
+                done = self.lab.exec("hv1", "banana-hook", "qemu", "x", "prepare", "begin", "-", stdin=text,
+                                     check=False)
                 self.assertEqual(done.returncode, 1, done.stderr)
                 self.assertRegex(done.stderr, r"^banana: .+")
                 self.assertEqual(done.stdout, "")

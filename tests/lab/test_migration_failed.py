@@ -28,7 +28,7 @@ class FailedMigrationTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.lab = cls.enterClassContext(Lab(3))
+        cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
         product.wait_peers(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name"), 20, "network banana-lab on hv2")
@@ -132,7 +132,7 @@ class FailedMigrationTest(unittest.TestCase):
         return float("inf")
 
     def test_4_destination_qemu_killed_at_any_moment(self) -> None:
-        """From before the switch to after it: the guest ends at the source or, having run at the goal, with its QEMU."""
+        """From before the switch to after it: the guest is left at the source, or has gone with its QEMU."""
         for delay in (0.0, 0.05, 0.1, 0.2, 0.4):
             with self.subTest(delay=delay):
                 self.setUp()

@@ -57,7 +57,7 @@ class PeersTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        cls.lab = cls.enterClassContext(Lab(3))
+        cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
         cls.pki = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="banana-pki-")))
         lab_hosts.make_pki(cls.pki, cls.lab.hypervisors)  # one whose CA key is at hand
         for host in cls.lab.hypervisors:
@@ -180,7 +180,8 @@ class PeersTest(unittest.TestCase):
         key, epoch = wire["spike"], wire["epoch"]
         opening = {"spike": key, "name": SPIKE, "mac": wire["mac"], "allow_any_mac": False, "corm": "hv1/lab",
                    "preference": "auto"}
-        calls = [["wire.activate", {"spike": key, "epoch": epoch}], ["wire.activate", {"spike": key, "epoch": epoch + 1}],
+        calls = [["wire.activate", {"spike": key, "epoch": epoch}],
+                 ["wire.activate", {"spike": key, "epoch": epoch + 1}],
                  ["wire.flip", {"spike": key, "epoch": epoch}], ["wire.back", {"spike": key}],
                  ["wire.close", {"spike": key, "epoch": epoch}], ["wire.open", opening],
                  ["wire.attach", {"spike": key, "epoch": epoch, "device": "eth0"}],
