@@ -2,8 +2,8 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from steps import TOP, StepFailed, must, run, temporary_in
 
@@ -15,7 +15,7 @@ COMPILER_FLAGS = "-O1"  # half the time of -O2 with -g, and warnings that need t
 class Build:
     directory: pathlib.Path
     options: Sequence[str] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    flags: str = COMPILER_FLAGS
 
     def log(self, name: str) -> pathlib.Path:
         return self.directory / "log" / f"{name}.log"
@@ -30,7 +30,7 @@ class Build:
         log.unlink(missing_ok=True)
         if not (TOP / "configure").exists():
             must(["./bootstrap"], log, 300)
-        wanted = [str(TOP / "configure"), *self.options, f"CXXFLAGS={os.environ.get('CXXFLAGS', COMPILER_FLAGS)}"]
+        wanted = [str(TOP / "configure"), *self.options, f"CXXFLAGS={os.environ.get('CXXFLAGS', self.flags)}"]
         if "CXX" in os.environ:
             wanted.append(f"CXX={os.environ['CXX']}")
         stamp = self.directory / "log" / "configured"

@@ -1,6 +1,7 @@
 """Builds and runs all tests, and counts them. Run by ./check, which has installed the packages.
 
-Nothing is run beside the lab's tests: their guests are emulated, and two cores are few.
+Files of the lab's tests run two at a time, since they mostly wait; but those that time what they measure run alone: the
+guests are emulated, and two cores are few.
 """
 
 import os
@@ -8,16 +9,19 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import counts
 import leftovers
 import static
 from build import PROGRAMS, Build, guest_image
 from counts import Counts
-from steps import TOP, Steps, StepFailed, end_on_signals, forget, run, show, tail
+from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, run, show, tail
 
 LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
+LAB_AT_ONCE = 2
+LAB_ALONE = ("test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
+PYTHON = ("/usr/bin/python3", "-B", "-m", "unittest", "-v")
 SANITIZED = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
@@ -28,7 +32,7 @@ class Check:
         self.total = Counts()
         base = pathlib.Path(os.environ.get("BANANA_CHECK_BUILD") or TOP)
         self.build = Build(base / "build-check", ("--enable-werror",))
-        self.sanitized = Build(base / "build-sanitized", ("--enable-werror", "--enable-sanitizers"))
+        self.sanitized = Build(base / "build-sanitized", ("--enable-werror", "--enable-sanitizers"), "-O0")
 
     def wants(self, part: str) -> bool:
         return self.part in (part, "all")
@@ -50,18 +54,19 @@ class Check:
         if self.do(title, action):
             self.total.add(Counts(1, 0))
 
-    def tests(self, title: str, build: Build, words: list[object], judge: Callable[[str, int], Counts], timeout: float,
-              **options: object) -> None:
-        name = title.replace(" ", "-").replace("/", "-")
-        log = build.log(name)
-        log.unlink(missing_ok=True)
-        with self.steps.step(title) as result:
-            status = run(words, log, timeout, **options)  # type: ignore[arg-type]
-            found = judge(log.read_text(errors="replace"), status)
-            result[:] = [str(found)]
+    def count(self, log: pathlib.Path, found: Counts) -> None:
         if found.failed:
             print(f"---- the end of {log}\n{tail(log, 150)}\n----", flush=True)
         self.total.add(found)
+
+    def tests(self, title: str, log: pathlib.Path, words: Sequence[object], judge: Callable[[str, int], Counts],
+              timeout: float, **options: object) -> None:
+        log.unlink(missing_ok=True)
+        with self.steps.step(title) as result:
+            status = run(words, log, timeout, **options)
+            found = judge(log.read_text(errors="replace"), status)
+            result[:] = [str(found)]
+        self.count(log, found)
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
@@ -71,22 +76,41 @@ class Check:
         self.static("shell scripts: shellcheck", lambda: static.shell(self.build))
         self.static("XML examples against the schemas", lambda: static.xml_examples(self.build))
         for path in sorted((TOP / "tests/check").glob("test_*.py")):
-            self.python(path, 600, contained=True)
-
-    def python(self, path: pathlib.Path, timeout: float, contained: bool) -> None:
-        self.tests(str(path.relative_to(TOP)), self.build, ["/usr/bin/python3", "-B", "-m", "unittest", "-v", path.stem],
-                   counts.unittest, timeout, directory=path.parent, contained=contained, temporary=self.build.temporary)
+            self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest, 600,
+                       directory=path.parent)
 
     def compiled(self, build: Build, name: str, limit: float, **environment: str) -> None:
         title = name.replace("_", " ") + (", sanitized" if build is self.sanitized else "")
-        self.tests(title, build, [build.directory / name], counts.doctest, limit,
+        self.tests(title, build.log(name), [build.directory / name], counts.doctest, limit,
                    environment={"srcdir": str(TOP), **environment})
 
     def lab_tests(self) -> None:
         if not self.do("guest image", lambda: guest_image(self.build)):
             return
-        for path in sorted((TOP / "tests/lab").glob("test_*.py")):
-            self.python(path, LAB_FILE_LIMIT, contained=False)
+        files = sorted((TOP / "tests/lab").glob("test_*.py"))
+        self.lab_files([path for path in files if path.stem not in LAB_ALONE], LAB_AT_ONCE)
+        self.lab_files([path for path in files if path.stem in LAB_ALONE], 1)
+
+    def lab_files(self, files: list[pathlib.Path], at_once: int) -> None:
+        running: dict[pathlib.Path, Program] = {}
+        try:
+            while files or running:
+                while files and len(running) < at_once:
+                    path = files.pop(0)
+                    log = self.build.log(path.stem)
+                    log.unlink(missing_ok=True)
+                    running[path] = Program([*PYTHON, path.stem], log, LAB_FILE_LIMIT, directory=path.parent, contained=False)
+                for path, program in list(running.items()):
+                    status = program.wait(0.1)
+                    if status is not None:
+                        program.end()
+                        del running[path]
+                        found = counts.unittest(program.log.read_text(errors="replace"), status)
+                        self.steps.say(str(path.relative_to(TOP)), str(found), program.seconds)
+                        self.count(program.log, found)
+        finally:
+            for program in running.values():
+                program.end()
 
     def everything(self) -> None:
         if not self.do("configure", self.build.configure):

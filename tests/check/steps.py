@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+TOO_LONG = 124
 TAIL = 40  # lines of a log that are shown when a step fails
 
 
@@ -50,7 +51,7 @@ class Steps:
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[list[str]]:
         """Yields a list of words that end the line. StepFailed and others pass on, once the line says so."""
-        print(f"{title + ' ':.<46} ", end="", flush=True)
+        print(f"{title + ' ':.<50} ", end="", flush=True)
         began, words = time.monotonic(), ["ok"]
         try:
             yield words
@@ -59,6 +60,10 @@ class Steps:
             print(f"{ended} ({time.monotonic() - began:.1f} s)", flush=True)
             raise
         print(f"{', '.join(words)} ({time.monotonic() - began:.1f} s)", flush=True)
+
+    def say(self, title: str, words: str, seconds: float) -> None:
+        """The line of a step that ran beside another."""
+        print(f"{title + ' ':.<50} {words} ({seconds:.1f} s)", flush=True)
 
     @property
     def seconds(self) -> float:
@@ -79,35 +84,64 @@ def contain(words: Sequence[str], temporary: pathlib.Path) -> list[str]:
             "sh", "-c", script, str(temporary), *words]
 
 
-def run(words: Sequence[object], log: pathlib.Path, timeout: float, *, contained: bool = True,
-        temporary: pathlib.Path | None = None, environment: Mapping[str, str] | None = None,
-        directory: pathlib.Path = TOP) -> int:
-    """Runs a program, its output into `log`; its status, or 124 if it was ended for taking too long."""
-    command = [str(word) for word in words]
-    temporary = temporary or temporary_in(log.parent.parent)
-    temporary.mkdir(parents=True, exist_ok=True)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    prefix = contain(command, temporary) if contained else ["setpriv", "--pdeathsig", "KILL", *command]
-    with open(log, "ab") as output:
+class Program:
+    """A program that runs, its output going to `log`; end() leaves nothing of it."""
+
+    def __init__(self, words: Sequence[object], log: pathlib.Path, timeout: float, *, contained: bool = True,
+                 temporary: pathlib.Path | None = None, environment: Mapping[str, str] | None = None,
+                 directory: pathlib.Path = TOP) -> None:
+        command = [str(word) for word in words]
+        temporary = temporary or temporary_in(log.parent.parent)
+        temporary.mkdir(parents=True, exist_ok=True)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log, self.timeout, self.began = log, timeout, time.monotonic()
         shown = " ".join(command)
-        output.write(f"$ {shown if len(shown) < 400 else shown[:397] + '...'}\n".encode())
-        output.flush()
-        process = subprocess.Popen(prefix, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=directory,
-                                   start_new_session=True,
-                                   env={**os.environ, "TMPDIR": str(temporary), **(environment or {})})
+        self._note(f"$ {shown if len(shown) < 400 else shown[:397] + '...'}")
+        prefix = contain(command, temporary) if contained else ["setpriv", "--pdeathsig", "KILL", *command]
+        with open(log, "ab") as output:
+            self._process = subprocess.Popen(prefix, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                             cwd=directory, start_new_session=True,
+                                             env={**os.environ, "TMPDIR": str(temporary), **(environment or {})})
+
+    def _note(self, text: str) -> None:
+        with open(self.log, "a", encoding="utf-8") as output:
+            output.write(f"{text}\n")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def wait(self, at_most: float = float("inf")) -> int | None:
+        """Its status, 124 if it was ended for taking too long; None if it runs on after `at_most` seconds."""
+        left = max(0.0, self.timeout - self.seconds)
         try:
-            return process.wait(timeout)
+            return self._process.wait(min(left, at_most))
         except subprocess.TimeoutExpired:
-            output.write(f"no end within {timeout:.0f} s\n".encode())
-            return 124
-        finally:
-            process.kill()
-            process.wait()
+            if self.seconds < self.timeout:
+                return None
+        self.end()
+        self._note(f"no end within {self.timeout:.0f} s")
+        return TOO_LONG
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def run(words: Sequence[object], log: pathlib.Path, timeout: float, **options: object) -> int:
+    """Runs a program to its end; its status as wait() gives it."""
+    program = Program(words, log, timeout, **options)  # type: ignore[arg-type]
+    try:
+        while (status := program.wait()) is None:
+            pass
+        return status
+    finally:
+        program.end()
 
 
 def must(words: Sequence[object], log: pathlib.Path, timeout: float, **options: object) -> None:
     status = run(words, log, timeout, **options)  # type: ignore[arg-type]
-    if status == 124:
+    if status == TOO_LONG:
         raise StepFailed(f"{words[0]} did not end within {timeout:.0f} s", log)
     if status:
         raise StepFailed(f"{words[0]} ended with status {status}", log)
