@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -115,6 +116,10 @@ Error not_running(const std::string& socket) {
                     socket, cause)};
 }
 
+std::chrono::milliseconds limit_of(const Call& call, const Environment& environment) {
+    return may_refuse(call) ? environment.deadline : std::min(environment.deadline, told_deadline);
+}
+
 Status ask(const Call& call, const Subject& subject, const Environment& environment, const Deadline& deadline) {
     auto client = rpc::BlockingClient::connect(environment.socket, deadline.left());
     if (!client) return client.error().code() == Errc::unreachable ? not_running(environment.socket) : client.error();
@@ -128,7 +133,7 @@ Status ask(const Call& call, const Subject& subject, const Environment& environm
     // bananad's own answer may be a time-out, too: that of a probe, whose words are the ones to show.
     if (answer.error().code() == Errc::timeout && deadline.left().count() == 0)
         return Error(Errc::timeout, fmt::format("bananad did not answer the {} of {} within {} ms", call.operation,
-                                                printable(call.object), environment.deadline.count()));
+                                                printable(call.object), limit_of(call, environment).count()));
     return answer.error();
 }
 
@@ -169,7 +174,8 @@ Outcome run(const Call& call, const Environment& environment) {
     if (!subject) return conclude(kind, subject.error());
     if (subject->member == nullptr) return {};
     if (kind == Kind::may_refuse && !subject->checked) return conclude(kind, subject->checked.error());
-    if (auto asked = ask(call, *subject, environment, deadline); !asked) return conclude(kind, asked.error());
+    const Deadline answer(std::min(deadline.left(), limit_of(call, environment)));
+    if (auto asked = ask(call, *subject, environment, answer); !asked) return conclude(kind, asked.error());
     return {};
 }
 

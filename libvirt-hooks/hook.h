@@ -26,6 +26,8 @@
 namespace banana::hooks {
 
 inline constexpr const char* default_socket = "/run/banana/control.sock";
+// What bananad is only told is in its socket when this is over: libvirt waits no longer for a daemon that hangs.
+inline constexpr std::chrono::milliseconds told_deadline{1500};
 inline constexpr std::chrono::milliseconds default_deadline{7500};
 
 struct Call {

@@ -4,6 +4,7 @@
 #include <libvirt/libvirt.h>
 
 #include "base/clock.h"
+#include "qmp/commands.h"
 
 namespace banana::controller {
 
@@ -108,13 +109,21 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
 }
 
 void Handover::qmp_event(const Domain& domain, const std::string& name, const Json& data) {
-    std::string status;
-    if (name == "MIGRATION") status = data.get("status").as_string();
-    const bool stops = name == "STOP" || status == "pre-switchover" || status == "device";
-    const bool runs_here = name == "RESUME" || status == "failed" || status == "cancelled";
-    const bool arrived = name == "RESUME" || status == "completed";
+    using qmp::MigrationStatus;
+    MigrationStatus status = MigrationStatus::none;
+    if (name == "MIGRATION") {
+        qmp::Event event;
+        event.name = name;
+        event.data = data;
+        status = MigrationStatus::other;
+        if (const auto told = qmp::decode_migration_event(event)) status = *told;
+    }
+    const bool stops = name == "STOP" || status == MigrationStatus::pre_switchover || status == MigrationStatus::device;
+    const bool runs_here =
+        name == "RESUME" || status == MigrationStatus::failed || status == MigrationStatus::cancelled;
+    const bool arrived = name == "RESUME" || status == MigrationStatus::completed;
     for (const auto& spike : spikes_.of_domain(domain.uuid)) {
-        const std::string what = status.empty() ? name : name + " " + status;
+        const std::string what = name == "MIGRATION" ? name + " " + qmp::migration_status_name(status) : name;
         const bool outgoing = spike.state == SpikeState::wired && !spike.granted.empty();
         if (outgoing && stops) {
             note(spike.key, "stopping", what);

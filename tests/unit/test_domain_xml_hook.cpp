@@ -250,6 +250,17 @@ TEST_CASE("hook: the deadline holds for a bananad that does not answer") {
     CHECK(took_ms < 3000);
 }
 
+TEST_CASE("hook: libvirt waits less where nothing can be refused") {
+    Server server(silent);
+    const int64_t start = monotonic_ns();
+    const Outcome out = run_with(ours, "release", server.path());
+    const int64_t took_ms = (monotonic_ns() - start) / 1'000'000;
+    CHECK(out.status == 0);
+    CHECK(out.message == "banana: bananad did not answer the release of vm1 within 1500 ms");
+    CHECK(took_ms >= 1400);
+    CHECK(took_ms < 4000);
+}
+
 TEST_CASE("hook: the deadline holds for a stdin that does not end") {
     Outcome out = run_with(ours, "prepare", no_socket, soon, "qemu", true);
     CHECK(out.status == 1);
