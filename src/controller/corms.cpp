@@ -235,6 +235,7 @@ asio::awaitable<void> Corms::forget_remote(model::Corm corm) {
     if (const Status erased = table_.erase(full); !erased) log::error("Corm {}: {}", full, erased.error().message());
     network_problems_.erase(full);
     if (node_.libvirt.connected()) {
+        const auto network = co_await node_.locks.acquire("network:" + corm.name);
         const auto removed = co_await node_.libvirt.remove_network(model::network_name(corm.name));
         if (!removed) log::warning("Corm {}: {}", full, removed.error().message());
     }

@@ -163,6 +163,7 @@ Async<Json> Corms::remove(Json params) {
     // From here on nobody can be wired to it; what is left behind by a crash is swept as no record's.
     CO_TRY(table_.erase(full));
     if (node_.libvirt.connected()) {
+        const auto network = co_await node_.locks.acquire("network:" + corm.name);
         const auto removed = co_await node_.libvirt.remove_network(model::network_name(corm.name));
         if (!removed) log::warning("Corm {}: {}", full, removed.error().message());
     }
