@@ -76,8 +76,8 @@ class Check:
         self.static("shell scripts: shellcheck", lambda: static.shell(self.build))
         self.static("XML examples against the schemas", lambda: static.xml_examples(self.build))
         for path in sorted((TOP / "tests/check").glob("test_*.py")):
-            self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest, 600,
-                       directory=path.parent)
+            self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest,
+                       600, directory=path.parent)
 
     def compiled(self, build: Build, name: str, limit: float, **environment: str) -> None:
         title = name.replace("_", " ") + (", sanitized" if build is self.sanitized else "")
@@ -99,7 +99,8 @@ class Check:
                     path = files.pop(0)
                     log = self.build.log(path.stem)
                     log.unlink(missing_ok=True)
-                    running[path] = Program([*PYTHON, path.stem], log, LAB_FILE_LIMIT, directory=path.parent, contained=False)
+                    running[path] = Program([*PYTHON, path.stem], log, LAB_FILE_LIMIT, directory=path.parent,
+                                            contained=False)
                 for path, program in list(running.items()):
                     status = program.wait(0.1)
                     if status is not None:
@@ -148,8 +149,8 @@ def git_status() -> list[str] | None:
     """None where this is no git checkout."""
     if not (TOP / ".git").exists():
         return None
-    done = subprocess.run(["git", "-c", "safe.directory=*", "status", "--porcelain"], cwd=TOP, capture_output=True, text=True,
-                          check=False)
+    done = subprocess.run(["git", "-c", "safe.directory=*", "status", "--porcelain"], cwd=TOP, capture_output=True,
+                          text=True, check=False)
     return done.stdout.splitlines() if done.returncode == 0 else None
 
 

@@ -1,9 +1,9 @@
 """What a run could leave on the machine, and whether it did.
 
-Processes are known to be ours by a mark in their environment, which everything in a lab inherits but QEMU, and QEMU lives
-in its lab's pid namespace: it cannot outlive the lab's first process, which has the mark. Of all else there is a snapshot
-before and one after. The machine is to be left alone meanwhile; other labs on it, which have neither our mark nor
-anything outside their own namespaces, do no harm.
+Processes are known to be ours by a mark in their environment, which everything in a lab inherits but QEMU, and QEMU
+lives in its lab's pid namespace: it cannot outlive the lab's first process, which has the mark. Of all else there is a
+snapshot before and one after. The machine is to be left alone meanwhile; other labs on it, which have neither our mark
+nor anything outside their own namespaces, do no harm.
 """
 
 import json

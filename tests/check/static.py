@@ -36,14 +36,15 @@ def formatted(build: Build) -> None:
 
 def analysed(build: Build) -> None:
     files = [path.relative_to(TOP) for path in _files(SOURCES[:3], ".cpp")]
-    must(["cppcheck", f"-j{os.cpu_count() or 1}", *CPPCHECK, "-I", "src", "-I", ".", *files], _fresh(build, "cppcheck"), 300)
+    command = ["cppcheck", f"-j{os.cpu_count() or 1}", *CPPCHECK, "-I", "src", "-I", ".", *files]
+    must(command, _fresh(build, "cppcheck"), 300)
 
 
 def shell(build: Build) -> None:
     """Every file that begins with #!/bin/sh."""
     named = [TOP / name for name in ("bootstrap", "quickstart", "check", ".ci/run")]
-    scripts = [path for path in named + _files((*SOURCES, "packaging"), "") if path.is_file() and "Makefile" not in path.name
-               and path.read_bytes().startswith(b"#!/bin/sh\n")]
+    files = [path for path in named + _files((*SOURCES, "packaging"), "") if path.is_file()]
+    scripts = [path for path in files if path.read_bytes().startswith(b"#!/bin/sh\n")]
     must(["shellcheck", *scripts], _fresh(build, "shellcheck"), 120)
 
 

@@ -1,9 +1,9 @@
-"""What ./quickstart and ./check share: steps with a progress line each, and programs that leave nothing when they are cut
-short.
+"""What ./quickstart and ./check share: steps with a progress line each, and programs that leave nothing when they are
+cut short.
 
-A program is started in a session of its own, so that a ^C reaches us alone; we kill it, and the kernel kills it when we are
-killed (PDEATHSIG). One that is `contained` is the head of a pid namespace, and all that it started goes with it; it has a
-/tmp of its own, too. The lab's tests are not: a lab has its own pid namespace, and ends with its owner.
+A program is started in a session of its own, so that a ^C reaches us alone; we kill it, and the kernel kills it when we
+are killed (PDEATHSIG). One that is `contained` is the head of a pid namespace, and all that it started goes with it; it
+has a /tmp of its own, too. The lab's tests are not: a lab has its own pid namespace, and ends with its owner.
 """
 
 import contextlib

@@ -22,7 +22,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 class CountsTest(unittest.TestCase):
     def test_doctest(self) -> None:
-        said = "[doctest] test cases:  12 |  11 passed |   1 failed | 3 skipped\n[doctest] assertions: 9 | 9 passed | 0 failed |"
+        said = "[doctest] test cases:  12 |  11 passed |   1 failed | 3 skipped\n" \
+            "[doctest] assertions: 9 | 9 passed | 0 failed |"
         self.assertEqual(counts.doctest(said, 1), Counts(11, 1))
         fine = "[doctest] test cases: 12 | 12 passed | 0 failed | 0 skipped"
         self.assertEqual(counts.doctest(fine, 0), Counts(12, 0))
@@ -63,7 +64,8 @@ class VerdictTest(unittest.TestCase):
                                ({"gap_to": 28.1}, "gap to the guest of 28.1"),
                                ({"gap_from": 110.1}, "gap from the guest of 30.1"),
                                ({"stopped": None}, "no STOP"), ({"kept": False}, "did not survive"),
-                               ({"after": "native"}, "wire native -> native"), ({"before": "vxlan"}, "wire vxlan -> vxlan"),
+                               ({"after": "native"}, "wire native -> native"),
+                               ({"before": "vxlan"}, "wire vxlan -> vxlan"),
                                ({"before": "-", "after": "-"}, "wire - -> -")):
             self.assertIn(words, self.broken(**changes))
         self.assertIn("not measured", verdict.broken_limits([self.BANANA])[0])
@@ -85,7 +87,8 @@ class LeftoversTest(unittest.TestCase):
         code = textwrap.dedent("""\
             import subprocess, sys
             import leftovers
-            subprocess.run("mount -t tmpfs none /run && mkdir -p /run/banana-lab && ip link set lo up", shell=True, check=True)
+            made = "mount -t tmpfs none /run && mkdir -p /run/banana-lab && ip link set lo up"
+            subprocess.run(made, shell=True, check=True)
             before = leftovers.snapshot()
             subprocess.run(sys.argv[1], shell=True, check=True)
             print("\\n".join(leftovers.left(before, "nobody")))
@@ -108,7 +111,8 @@ class LeftoversTest(unittest.TestCase):
                 ("mkdir /run/mnt && mount -t tmpfs none /run/mnt", "mount left: /run/mnt (tmpfs)"),
                 ("mkdir /run/banana", "file left: /run/banana"),
                 ("mkdir /run/banana-lab/dead", "lab left: /run/banana-lab/dead")):
-            self.assertTrue(any(line.startswith(expected) for line in self.inside(change)), (change, self.inside(change)))
+            found = self.inside(change)
+            self.assertTrue(any(line.startswith(expected) for line in found), (change, found))
 
     def test_marked_processes(self) -> None:
         mark = f"test{os.getpid()}"
@@ -145,7 +149,8 @@ class RunTest(unittest.TestCase):
 
     def test_too_long_and_nothing_left_of_it(self) -> None:
         """Nor of what it started in a session of its own."""
-        status = steps.run(["sh", "-c", "setsid sleep 601 & sleep 602"], self.log, 2, environment={leftovers.MARK: self.mark})
+        status = steps.run(["sh", "-c", "setsid sleep 601 & sleep 602"], self.log, 2,
+                           environment={leftovers.MARK: self.mark})
         self.assertEqual(status, 124)
         self.assertIn("no end within 2 s", self.log.read_text())
         self.wait_gone()
@@ -154,10 +159,11 @@ class RunTest(unittest.TestCase):
         code = ("import pathlib, sys, steps; steps.end_on_signals()\n"
                 "steps.run(['sh', '-c', 'setsid sleep 603 & sleep 604'], pathlib.Path(sys.argv[1]), 600)")
         for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
-            runner = subprocess.Popen([sys.executable, "-B", "-c", code, str(self.log)], cwd=HERE, stderr=subprocess.DEVNULL,
-                                      env={**os.environ, leftovers.MARK: self.mark})
+            runner = subprocess.Popen([sys.executable, "-B", "-c", code, str(self.log)], cwd=HERE,
+                                      stderr=subprocess.DEVNULL, env={**os.environ, leftovers.MARK: self.mark})
             deadline = time.monotonic() + 20
-            while sum("sleep" in command for command in leftovers.marked(self.mark).values()) < 3:  # two, and the shell's
+            # Two, and the shell's.
+            while sum("sleep" in command for command in leftovers.marked(self.mark).values()) < 3:
                 self.assertLess(time.monotonic(), deadline, leftovers.marked(self.mark))
                 time.sleep(0.02)
             runner.send_signal(number)

@@ -1,5 +1,5 @@
-"""Each folder uses only what design says it may: held from its #include lines. The first line of a folder's Makefile.inc
-says the same in words."""
+"""Each folder uses only what design says it may: held from its #include lines. The first line of a folder's
+Makefile.inc says the same in words."""
 
 import pathlib
 import re
@@ -74,7 +74,8 @@ class LayeringTest(unittest.TestCase):
                 there = target_of(path, name)
                 seen += there is not None
                 if there is not None and there not in allowed:
-                    wrong.append(f"{path.relative_to(TOP)} includes {name}: {here} may use {MAY_USE[here] or 'nothing'}")
+                    wrong.append(f"{path.relative_to(TOP)} includes {name}: {here} may use "
+                                 f"{MAY_USE[here] or 'nothing'}")
         self.assertEqual(wrong, [])
         self.assertGreater(seen, 300, "includes are not recognised any more")
 

@@ -3,13 +3,13 @@
 Limits, for each of Banana's migrations: at most 20 frames lost each way at 1 kHz, and a longest gap at most 20 ms above
 plain libvirt's in the same run.
 
-How gaps are compared. A receiver's longest gap has two parts: the time for which QEMU stood still, and what the network
-added. QEMU's part varies from migration to migration by more than the limit, under TCG above all, and is no work of
-Banana's or of the bridge's. So the network's part is compared, "beyond stop" in the table: from the guest, the gap less
-QEMU's own stop-to-resume; to the guest, the gap as it is, because the guest's clock times it, and that stands still with
-the guest (by how much stands in the column "clock": it must agree with "stopped", or the gap is less the part that it
-does not leave out). Each way by itself, Banana's worst of the run against plain libvirt's worst plus 20 ms. Gaps as they
-were measured stand in the table, too.
+How gaps are compared. A receiver's longest gap has two parts: the time for which QEMU stood still, and what the
+network added. QEMU's part varies from migration to migration by more than the limit, under TCG above all, and is no work
+of Banana's or of the bridge's. So the network's part is compared, "beyond stop" in the table: from the guest, the gap
+less QEMU's own stop-to-resume; to the guest, the gap as it is, because the guest's clock times it, and that stands still
+with the guest (by how much stands in the column "clock"; what of QEMU's stop it does not leave out is taken off). Each
+way by itself, Banana's worst of the run against plain libvirt's worst plus 20 ms. Gaps as they were measured stand in
+the table, too.
 """
 
 from collections.abc import Callable, Sequence

@@ -41,18 +41,19 @@ class QuickstartTest(unittest.TestCase):
             output = running.communicate(timeout=400)[0]
         self.assertEqual(running.returncode, 0, output)
         self.assertEqual([path for path, _, _ in ROW.findall(output)], ["hv1>hv2", "hv2>hv1"] * 2, output)
-        self.assertEqual([wire for _, wire, _ in ROW.findall(output)], ["native -> vxlan", "vxlan -> native"] * 2, output)
+        self.assertEqual([wire for _, wire, _ in ROW.findall(output)], ["native -> vxlan", "vxlan -> native"] * 2,
+                         output)
         self.assertEqual(len(re.findall(r"^plain ", output, re.MULTILINE)), 5, output)  # its step, too
         # What it says to look around with works, and so does the end that it names.
         said = output.partition("Look around:\n")[2]
-        exported, words = re.findall(r"^    (.*)$", said, re.MULTILINE)[0], re.findall(r"^    (.*)$", said, re.MULTILINE)
-        for line in words[1:]:
+        exported, *lines = re.findall(r"^    (.*)$", said, re.MULTILINE)
+        for line in lines:
             if not line.endswith(("ext sh", "lab down")):
-                done = subprocess.run(["sh", "-ec", f"{exported}; {line}"], cwd=TOP, capture_output=True, text=True, timeout=120,
-                                      check=False)
+                done = subprocess.run(["sh", "-ec", f"{exported}; {line}"], cwd=TOP, capture_output=True, text=True,
+                                      timeout=120, check=False)
                 self.assertEqual(done.returncode, 0, f"{line}: {done.stdout}{done.stderr}")
         self.assertFalse((STATE_DIR / f"{self.name}-plain").exists())
-        subprocess.run(["sh", "-ec", f"{exported}; {words[-1]}"], cwd=TOP, check=True, timeout=60)
+        subprocess.run(["sh", "-ec", f"{exported}; {lines[-1]}"], cwd=TOP, check=True, timeout=60)
         self.assertFalse((STATE_DIR / self.name).exists())
 
     def test_killed_amidst_a_migration(self) -> None:
