@@ -68,13 +68,6 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     const std::string destination = caller(node_, context);
     const auto guard = co_await spikes_.lock(key);
     const Spike* known = spikes_.table().find(key);
-    if (known != nullptr && known->state == SpikeState::wired && !known->granted.empty() &&
-        known->granted != destination && granted_at_[key] + grant_life_s * 1'000'000'000 > monotonic_ns()) {
-        log::warning("refused: host {} asks for Spike {}, which is being migrated to host {}", destination, known->name,
-                     known->granted);
-        co_return Error(Errc::refused, fmt::format("Spike {} is being migrated to host {}, not to host {}", known->name,
-                                                   known->granted, destination));
-    }
     if (known == nullptr || !known->attachment || known->state != SpikeState::wired)
         co_return Error(Errc::refused,
                         fmt::format("host {} does not have Spike {}", node_.config.host, printable(key, 80)));
@@ -89,6 +82,7 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
                                     "cannot have it",
                                     spike.name, node_.config.host, spike.domain, destination));
     }
+    CO_TRY(co_await check_only_destination(spike, destination));
     migration::Grant grant;
     grant.spike = key;
     grant.name = spike.name;
@@ -100,12 +94,23 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     grant.expires = wall_ns() / 1'000'000'000 + grant_life_s;
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
     spike.granted = destination;
-    granted_at_[key] = monotonic_ns();
     CO_TRY(spikes_.save(spike));
     record(spike, node_.config.host, destination);
     note(key, "granted", "granted to host " + destination);
     log::info("Spike {}: granted to host {} (epoch {})", spike.name, destination, grant.owner_epoch);
     co_return envelope;
+}
+
+// One migration, one destination: who was granted the Spike before, and has a standby wire, is where it is going.
+Async<void> Handover::check_only_destination(const Spike& spike, const std::string& destination) {
+    if (spike.granted.empty() || spike.granted == destination) co_return Status();
+    Json params = Json::object({{"spike", spike.key}});
+    CO_TRY_SET(const Json wire, co_await node_.call(spike.attachment->corm_host, "wire.owner", params));
+    if (wire.get("standby").as_string() != spike.granted) co_return Status();
+    log::warning("refused: host {} asks for Spike {}, which is being migrated to host {}", destination, spike.name,
+                 spike.granted);
+    co_return Error(Errc::refused, fmt::format("Spike {} is being migrated to host {}, not to host {}", spike.name,
+                                               spike.granted, destination));
 }
 
 void Handover::qmp_event(const Domain& domain, const std::string& name, const Json& data) {

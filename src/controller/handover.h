@@ -45,6 +45,7 @@ private:
         std::deque<Moment> moments;
     };
     Async<Json> grant(const rpc::Context& context, Json params);
+    Async<void> check_only_destination(const model::Spike& spike, const std::string& destination);
     asio::awaitable<void> leave(std::string key);
     asio::awaitable<void> come_back(std::string key, std::string uuid);
     asio::awaitable<void> activate(std::string key, std::string sign);
@@ -60,8 +61,7 @@ private:
     Node& node_;
     Spikes& spikes_;
     migration::Grants& grants_;
-    std::map<std::string, int64_t> granted_at_;  // by key; monotonic, ns
-    std::map<std::string, Record> records_;      // by key; the latest of each
+    std::map<std::string, Record> records_;  // by key; the latest of each
 };
 
 }  // namespace banana::controller

@@ -66,6 +66,7 @@ void Wires::serve() {
         CO_TRY_SET(const std::string spike, p.string("spike"));
         const Wire* wire = table_.find(spike);
         co_return Json::object({{"owner", wire != nullptr ? wire->owner() : ""},
+                                {"standby", wire != nullptr && wire->standby ? wire->standby->host : ""},
                                 {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}}});
     });
     using Retired = Result<std::vector<Half>>;
