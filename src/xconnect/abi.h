@@ -33,11 +33,13 @@ struct xc_entry {
 enum xc_kind { XC_SPIKE = 1, XC_WIRE = 2, XC_CORM = 3 };
 
 #define XC_ALLOW_ANY_MAC 1u
+#define XC_OWN_CLSACT 2u /* for user space alone: the device's clsact qdisc was made for this port, and goes with it \
+                          */
 
 /* What a port is. Stays while the port has no entry. */
 struct xc_policy {
     __u8 kind;   /* enum xc_kind */
-    __u8 flags;  /* XC_ALLOW_ANY_MAC */
+    __u8 flags;  /* XC_ALLOW_ANY_MAC, XC_OWN_CLSACT */
     __u8 mac[6]; /* a Spike's own */
 };
 

@@ -188,4 +188,13 @@ Status clsact_remove(PortKey port) {
     return bpf_error(-err, "detach cross-connect (clsact) from " + port.text());
 }
 
+Status clsact_destroy(PortKey port) {
+    auto hook = clsact_hook(port);
+    hook.attach_point = static_cast<bpf_tc_attach_point>(BPF_TC_INGRESS | BPF_TC_EGRESS);  // libbpf: both is the qdisc
+    int err = bpf_tc_hook_destroy(&hook);
+    take_libbpf_warnings();
+    if (err == 0 || err == -ENOENT || err == -EINVAL || err == -ENODEV) return {};
+    return bpf_error(-err, "delete clsact qdisc of " + port.text());
+}
+
 }  // namespace banana::xconnect

@@ -30,5 +30,6 @@ Result<bool> clsact_put_alone(PortKey port, int program);
 // Takes program `id` off; gone already is done.
 Status tcx_remove(PortKey port, uint32_t id);
 Status clsact_remove(PortKey port);
+Status clsact_destroy(PortKey port);  // the qdisc itself
 
 }  // namespace banana::xconnect

@@ -120,6 +120,8 @@ struct CrossConnect::Impl {
     std::vector<FirstFrame> events;  // filled by on_event; its address is the ring's context
     std::unique_ptr<ring_buffer, RingDeleter> ring;
 
+    bool owns_clsact(PortKey port) const;
+    Status put_policy(PortKey port, const Policy& policy, bool own_clsact) const;
     const Program& program(PortKey port) const { return objects.programs[static_cast<size_t>(port.direction)]; }
     Status ensure_counters(PortKey port) const;
 };
@@ -182,15 +184,15 @@ Status CrossConnect::attach_quick(PortKey port, const Policy& policy) {
     if (clsact == program.id) return {};
     if (clsact != 0) return clsact_put(port, program.fd.get(), program.id);
     TRY_SET(bool put, clsact_put_alone(port, program.fd.get()));
-    return put ? Status() : tcx_put(port, program.fd.get(), 0);
+    return put ? impl_->put_policy(port, policy, true) : tcx_put(port, program.fd.get(), 0);
 }
 
 Status CrossConnect::detach(PortKey port) {
     TRY_SET(uint32_t tcx, tcx_find(port));
     if (tcx != 0) TRY(tcx_remove(port, tcx));
     TRY_SET(uint32_t clsact, clsact_find(port));
-    if (clsact != 0) TRY(clsact_remove(port));
-    return {};
+    if (clsact == 0) return {};
+    return impl_->owns_clsact(port) ? clsact_destroy(port) : clsact_remove(port);
 }
 
 Result<std::optional<Attachment>> CrossConnect::attached(PortKey port) const {
@@ -202,11 +204,21 @@ Result<std::optional<Attachment>> CrossConnect::attached(PortKey port) const {
     return std::optional<Attachment>();
 }
 
-Status CrossConnect::set_policy(PortKey port, const Policy& policy) {
+bool CrossConnect::Impl::owns_clsact(PortKey port) const {
+    const auto value = find<xc_policy>(objects.policies.get(), port, "policy");
+    return value && *value && ((*value)->flags & XC_OWN_CLSACT) != 0;
+}
+
+Status CrossConnect::Impl::put_policy(PortKey port, const Policy& policy, bool own_clsact) const {
     auto key = to_abi(port);
     auto value = to_abi(policy);
-    if (bpf_map_update_elem(impl_->objects.policies.get(), &key, &value, BPF_ANY) == 0) return {};
+    if (own_clsact) value.flags |= XC_OWN_CLSACT;
+    if (bpf_map_update_elem(objects.policies.get(), &key, &value, BPF_ANY) == 0) return {};
     return errno_error(errno, "set policy of " + port.text());
+}
+
+Status CrossConnect::set_policy(PortKey port, const Policy& policy) {
+    return impl_->put_policy(port, policy, impl_->owns_clsact(port));
 }
 
 Result<std::optional<Policy>> CrossConnect::policy(PortKey port) const {

@@ -107,6 +107,7 @@ public:
     // The same for a device that nobody else puts filters on: by clsact, which costs 0.1 ms where tcx waits for an RCU
     // grace period (5 to 20 ms) with the RTNL lock held. By tcx all the same when the device has an `ingress` or
     // clsact of somebody's, or when open() was told which mode. A program of ours that stands, in either mode, stays.
+    // detach() then takes that clsact away as well.
     Status attach_quick(PortKey port, const Policy& policy);
     // Takes the program off; policy, entry and counters stay. No program there, or no such device: done already.
     Status detach(PortKey port);

@@ -228,12 +228,21 @@ TEST_CASE("xconnect: attach_quick takes clsact where nobody has it, tcx where so
         CHECK(p.out->send(frame(to, from)));
         CHECK(p.in->receive(1).size() == 1);
 
+        // What was made for the port goes with it: the next time finds the device as this one did.
+        must(p.cc->set_policy(quick, policy));
+        must(p.cc->detach(quick));
+        sh("! tc -n one qdisc show dev b1 | grep clsact");
+        must(p.cc->attach_quick(quick, policy));
+        CHECK(must(p.cc->attached(quick))->mode == AttachMode::clsact);
+
         for (const char* qdisc : {"ingress", "clsact"}) {
             sh(fmt::format("ip -n one link add s0 type veth peer name s1; tc -n one qdisc add dev s0 {}", qdisc));
             for (auto direction : {Direction::ingress, Direction::egress}) {
                 const PortKey shared{p.ns.ifindex("s0"), direction};
                 must(p.cc->attach_quick(shared, policy));
                 CHECK(must(p.cc->attached(shared))->mode == AttachMode::tcx);
+                must(p.cc->detach(shared));
+                sh(fmt::format("tc -n one qdisc show dev s0 | grep {}", qdisc));
             }
             sh("ip -n one link delete s0");
         }
