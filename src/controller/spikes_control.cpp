@@ -104,12 +104,6 @@ Async<Json> Spikes::adopt(Json params) {
     if (!link && link.error().code() == Errc::not_found)
         co_return Error(Errc::not_found, fmt::format("host {} has no device {}", node_.config.host, spike.device));
     if (!link) co_return link.error();
-    CO_TRY_SET(const auto held, netlink::addresses(node_.engine.socket(), link->index));
-    if (!held.empty())
-        co_return Error(Errc::refused,
-                        fmt::format("device {} holds the address {}: as a Spike it would be cut off from "
-                                    "this host",
-                                    spike.device, held.front().text()));
     if (const Spike* other = by_device(spike.device))
         co_return Error(Errc::exists, fmt::format("device {} is Spike {} already", spike.device, other->name));
     if (model::is_own_device(spike.device) || link->kind == "bridge" || link->loopback || link->master != 0)
@@ -118,6 +112,12 @@ Async<Json> Spikes::adopt(Json params) {
                                                    : link->loopback         ? "the loopback device"
                                                    : link->kind == "bridge" ? "a bridge"
                                                                             : "Banana's own"));
+    CO_TRY_SET(const auto held, netlink::addresses(node_.engine.socket(), link->index));
+    if (!held.empty())
+        co_return Error(Errc::refused,
+                        fmt::format("device {} holds the address {}: as a Spike it would be cut off from "
+                                    "this host",
+                                    spike.device, held.front().text()));
     if (spike.mac == Mac{}) {
         // A veth's other end is what will speak; its address is not ours to see. Any source is taken then.
         spike.mac = link->mac;
