@@ -33,8 +33,8 @@ struct xc_entry {
 enum xc_kind { XC_SPIKE = 1, XC_WIRE = 2, XC_CORM = 3 };
 
 #define XC_ALLOW_ANY_MAC 1u
-#define XC_OWN_CLSACT 2u /* for user space alone: the device's clsact qdisc was made for this port, and goes with it \
-                          */
+/* For user space alone: the device's clsact qdisc was made for this port, and goes with it. */
+#define XC_OWN_CLSACT 2u
 
 /* What a port is. Stays while the port has no entry. */
 struct xc_policy {
