@@ -19,7 +19,7 @@ import lab_measure  # noqa: E402
 from banana_lab import EXT, Lab, LabError, Nic, Vm, wait_until  # noqa: E402
 
 CORM, GUEST, ADDRESS, PLAIN_ADDRESS = "lab", "vm1", "10.77.0.10", "10.77.0.99"
-ROUNDS = 2
+ROUNDS = 3
 KEEP = "--keep"
 
 

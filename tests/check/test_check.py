@@ -44,25 +44,28 @@ class CountsTest(unittest.TestCase):
 
 
 class VerdictTest(unittest.TestCase):
-    # A quiet machine's: the guest's clock stands still, the gap from the guest holds QEMU's stop.
-    BANANA = verdict.Row("banana", "hv1>hv2", "native", "vxlan", 80.0, 80.0, 3, 0, 10.0, 95.0, True)
-    PLAIN = verdict.Row("plain", "hv1>hv2", "bridge", "bridge", 60.0, 60.0, 60, 0, 8.0, 70.0, True)
+    # The guest's clock stands still; the gap from the guest holds QEMU's stop, and both ways the guest is 8 ms late.
+    BANANA = verdict.Row("banana", "hv1>hv2", "native", "vxlan", 80.0, 80.0, 3, 0, 10.0, 90.0, 8.0, True)
+    PLAIN = verdict.Row("plain", "hv1>hv2", "bridge", "bridge", 60.0, 60.0, 60, 0, 9.0, 71.0, 8.0, True)
 
     def broken(self, **changes: object) -> str:
-        return "; ".join(verdict.broken_limits([replace(self.BANANA, **changes), self.PLAIN]))  # type: ignore[arg-type]
+        """One that differs among three."""
+        rows = [replace(self.BANANA, **changes), self.BANANA, self.BANANA, self.PLAIN]  # type: ignore[arg-type]
+        return "; ".join(verdict.broken_limits(rows))
 
     def test_limits_hold(self) -> None:
         self.assertEqual(self.broken(), "")
         self.assertEqual(self.broken(lost_to=20, lost_from=20), "")
         self.assertEqual(self.broken(stopped=250.0, clock=250.0, gap_from=265.0), "", "QEMU's own stop is not ours")
-        self.assertEqual(self.broken(gap_to=28.0, gap_from=110.0), "")
+        self.assertEqual(self.broken(late=200.0, gap_to=208.0, gap_from=285.0), "", "nor is a slow guest")
+        self.assertEqual(self.broken(gap_to=29.0, gap_from=111.0), "")
         back = replace(self.BANANA, path="hv2>hv1", before="vxlan", after="native")
         self.assertEqual(verdict.broken_limits([back, self.PLAIN]), [])
 
     def test_limits_broken(self) -> None:
         for changes, words in (({"lost_to": 21}, "21 frames lost to"), ({"lost_from": 21}, "21 frames lost from"),
-                               ({"gap_to": 28.1}, "gap to the guest of 28.1"),
-                               ({"gap_from": 110.1}, "gap from the guest of 30.1"),
+                               ({"gap_to": 29.1}, "gap to the guest neither QEMU nor the guest accounts for 21.1 ms"),
+                               ({"gap_from": 111.1}, "gap from the guest neither QEMU nor the guest accounts for 23.1 ms"),
                                ({"stopped": None}, "no STOP"), ({"kept": False}, "did not survive"),
                                ({"after": "native"}, "wire native -> native"),
                                ({"before": "vxlan"}, "wire vxlan -> vxlan"),
@@ -71,13 +74,19 @@ class VerdictTest(unittest.TestCase):
         self.assertIn("not measured", verdict.broken_limits([self.BANANA])[0])
         self.assertIn("not measured", verdict.broken_limits([])[0])
 
+    def test_nothing_hides_in_a_late_guest(self) -> None:
+        for late, wanted in ((replace(self.BANANA, late=100.0, gap_to=29.2), "gaps to the guest"),
+                             (replace(self.BANANA, late=100.0, gap_from=111.2), "gaps from the guest")):
+            self.assertIn(wanted, "; ".join(verdict.broken_limits([late, late, self.BANANA, self.PLAIN])))
+            self.assertEqual(verdict.broken_limits([late, self.BANANA, self.BANANA, self.PLAIN]), [])
+
     def test_a_running_clock_leaves_the_stop_in_the_gap(self) -> None:
         self.assertEqual(self.broken(clock=0.0, gap_to=95.0), "")
         self.assertIn("gap to", self.broken(clock=0.0, gap_to=130.0))
 
     def test_table_has_the_raw_gaps(self) -> None:
         table = verdict.table([self.BANANA, self.PLAIN])
-        for word in ("native -> vxlan", "95.0", "70.0", "80.0", "60.0"):
+        for word in ("native -> vxlan", "90.0", "71.0", "80.0", "60.0"):
             self.assertIn(word, table)
 
 

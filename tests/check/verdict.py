@@ -3,15 +3,21 @@
 Limits, for each of Banana's migrations: at most 20 frames lost each way at 1 kHz, and a longest gap at most 20 ms above
 plain libvirt's in the same run.
 
-How gaps are compared. A receiver's longest gap has two parts: the time for which QEMU stood still, and what the
-network added. QEMU's part varies from migration to migration by more than the limit, under TCG above all, and is no work
-of Banana's or of the bridge's. So the network's part is compared, "beyond stop" in the table: from the guest, the gap
-less QEMU's own stop-to-resume; to the guest, the gap as it is, because the guest's clock times it, and that stands still
-with the guest (by how much stands in the column "clock"; what of QEMU's stop it does not leave out is taken off). Each
-way by itself, Banana's worst of the run against plain libvirt's worst plus 20 ms. Gaps as they were measured stand in
-the table, too.
+How gaps are compared. A receiver's longest gap has three parts, and two of them vary from migration to migration by far
+more than the limit (emulated guests above all) and are no work of Banana's or of a bridge's:
+
+  QEMU's stop    from STOP to RESUME. It is in a gap from the guest; not in one to the guest, which the guest's clock
+                 times: that stands still as well (column "clock"; what it does not leave out of the stop is taken off).
+  guest late     after its resume a guest is slow for a while. How far its sender, which keeps absolute deadlines, was
+                 behind at worst, by the guest's clock: it did not run, so it could neither send nor receive.
+  the rest       what the network added.
+
+So two things must hold, each way by itself: of every migration the rest is at most plain libvirt's worst rest plus
+20 ms; and, lest something hide in a guest's lateness, the median of the gaps less QEMU's stop alone is at most plain
+libvirt's plus 20 ms. Gaps as they were measured stand in the table.
 """
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +38,7 @@ class Row:
     lost_from: int
     gap_to: float  # ms, by the guest's clock
     gap_from: float
+    late: float  # ms, the guest's sender at its worst, by the guest's clock
     kept: bool  # the TCP connection survived, and both streams were counted to their ends
 
     @staticmethod
@@ -40,57 +47,83 @@ class Row:
         to, back = traffic["to_guest"], traffic["from_guest"]
         return Row(kind, f"{migration.source}>{migration.destination}", before, after, migration.stop_to_resume_ms,
                    max(0.0, -to["clock_shift_ms"]), to["lost"], back["lost"], to["longest_gap_ms"],
-                   back["longest_gap_ms"], bool(traffic["complete"] and traffic["tcp"]["survived"]))
+                   back["longest_gap_ms"], back["longest_late_ms"], bool(traffic["complete"] and traffic["tcp"]["survived"]))
 
     @property
     def beyond_to(self) -> float:
-        """A clock that did not stand still leaves QEMU's stop in the gap."""
+        """Beyond QEMU's stop; a clock that did not stand still leaves that in the gap."""
         return max(0.0, self.gap_to - max(0.0, (self.stopped or 0.0) - self.clock - 5.0))
 
     @property
     def beyond_from(self) -> float:
         return max(0.0, self.gap_from - (self.stopped or 0.0))
 
+    @property
+    def rest_to(self) -> float:
+        return max(0.0, self.beyond_to - self.late)
+
+    @property
+    def rest_from(self) -> float:
+        return max(0.0, self.beyond_from - self.late)
+
+
+# name, the gap less QEMU's stop, and what neither QEMU nor the guest accounts for
+WAYS: list[tuple[str, Callable[[Row], float], Callable[[Row], float]]] = [
+    ("to", lambda row: row.beyond_to, lambda row: row.rest_to),
+    ("from", lambda row: row.beyond_from, lambda row: row.rest_from)]
+
+
+def medians(rows: Sequence[Row]) -> list[float]:
+    return [statistics.median(map(beyond, rows)) if rows else 0.0 for _, beyond, _ in WAYS]
+
 
 def table(rows: Sequence[Row]) -> str:
-    lines = [f"{'':7} {'':8} {'':16} {'QEMU':>8} {'guest':>7} {'frames lost':>13} {'longest gap':>15} "
-             f"{'beyond stop':>15} {'TCP':>5}",
-             f"{'':7} {'':8} {'wire':<16} {'stopped':>8} {'clock':>7} {'to':>6} {'from':>6} {'to':>7} {'from':>7} "
-             f"{'to':>7} {'from':>7} {'kept':>5}"]
+    lines = [f"{'':7} {'':8} {'':16} {'QEMU':>8} {'guest':>7} {'guest':>7} {'frames lost':>12} {'longest gap':>15} "
+             f"{'the rest':>13} {'TCP':>5}",
+             f"{'':7} {'':8} {'wire':<16} {'stopped':>8} {'clock':>7} {'late':>7} {'to':>6} {'from':>5} {'to':>7} "
+             f"{'from':>7} {'to':>6} {'from':>6} {'kept':>5}"]
     for row in sorted(rows, key=lambda row: row.kind):
         wire = f"{row.before} -> {row.after}" if row.kind == "banana" else "(bridge, VXLAN)"
         stopped = "-" if row.stopped is None else f"{row.stopped:.1f}"
-        lines.append(f"{row.kind:<7} {row.path:<8} {wire:<16} {stopped:>8} {row.clock:>7.1f} {row.lost_to:>6} "
-                     f"{row.lost_from:>6} {row.gap_to:>7.1f} {row.gap_from:>7.1f} {row.beyond_to:>7.1f} "
-                     f"{row.beyond_from:>7.1f} {'yes' if row.kept else 'NO':>5}")
-    lines.append("Times in ms; lost of 1 000 frames a second each way. To the guest: by the guest's clock, which\n"
-                 "stands still while QEMU is stopped. Beyond stop: a gap less the time that QEMU itself stood still.")
+        lines.append(f"{row.kind:<7} {row.path:<8} {wire:<16} {stopped:>8} {row.clock:>7.1f} {row.late:>7.1f} "
+                     f"{row.lost_to:>6} {row.lost_from:>5} {row.gap_to:>7.1f} {row.gap_from:>7.1f} "
+                     f"{row.rest_to:>6.1f} {row.rest_from:>6.1f} {'yes' if row.kept else 'NO':>5}")
+    for kind in ("banana", "plain"):
+        to, back = medians([row for row in rows if row.kind == kind])
+        lines.append(f"Median of {kind}'s gaps less QEMU's stop: {to:.1f} to, {back:.1f} from the guest.")
+    lines.append("Times in ms; lost of 1 000 frames a second each way, to and from the guest. A gap to the guest is\n"
+                 "timed by the guest's clock, which stands still while QEMU is stopped. The rest: a gap less QEMU's\n"
+                 "stop and the guest's own lateness (tests/check/verdict.py).")
     return "\n".join(lines)
 
 
 def broken_limits(rows: Sequence[Row]) -> list[str]:
     """What did not hold, in words; empty if all did."""
     banana, plain = ([row for row in rows if row.kind == kind] for kind in ("banana", "plain"))
-    broken = []
-    for row in banana:
-        expected = "vxlan" if row.path.endswith("hv2") else "native"
-        if row.after != expected or row.before == row.after:
-            broken.append(f"{row.path}: wire {row.before} -> {row.after}, not to {expected}")
-        if row.stopped is None:
-            broken.append(f"{row.path}: QEMU gave no STOP or no RESUME")
-        if not row.kept:
-            broken.append(f"{row.path}: the TCP connection did not survive, or a stream was not counted to its end")
-        for way, lost in (("to", row.lost_to), ("from", row.lost_from)):
-            if lost > LOST_LIMIT:
-                broken.append(f"{row.path}: {lost} frames lost {way} the guest, at most {LOST_LIMIT} may be")
     if not banana or not plain:
-        return broken + ["not measured on both Banana and plain libvirt"]
-    ways: list[tuple[str, Callable[[Row], float]]] = [("to", lambda row: row.beyond_to),
-                                                      ("from", lambda row: row.beyond_from)]
-    for way, beyond in ways:
-        limit = max(map(beyond, plain)) + GAP_LIMIT_MS
-        worst = max(banana, key=beyond)
-        if beyond(worst) > limit:
-            broken.append(f"{worst.path}: a gap {way} the guest of {beyond(worst):.1f} ms beyond QEMU's stop; plain "
-                          f"libvirt's worst plus {GAP_LIMIT_MS:.0f} ms is {limit:.1f} ms")
+        return ["not measured on both Banana and plain libvirt"]
+    broken = [text for row in banana for text in _broken_alone(row)]
+    for (way, _, rest), median, plain_median in zip(WAYS, medians(banana), medians(plain)):
+        limit = max(map(rest, plain)) + GAP_LIMIT_MS
+        broken += [f"{row.path}: of a gap {way} the guest neither QEMU nor the guest accounts for {rest(row):.1f} ms; "
+                   f"plain libvirt's worst plus {GAP_LIMIT_MS:.0f} ms is {limit:.1f} ms" for row in banana
+                   if rest(row) > limit]
+        if median > plain_median + GAP_LIMIT_MS:
+            broken.append(f"gaps {way} the guest less QEMU's stop: in the median {median:.1f} ms, plain libvirt's "
+                          f"{plain_median:.1f} ms: more than {GAP_LIMIT_MS:.0f} ms apart")
+    return broken
+
+
+def _broken_alone(row: Row) -> list[str]:
+    broken = []
+    expected = "vxlan" if row.path.endswith("hv2") else "native"
+    if row.after != expected or row.before == row.after:
+        broken.append(f"{row.path}: wire {row.before} -> {row.after}, not to {expected}")
+    if row.stopped is None:
+        broken.append(f"{row.path}: QEMU gave no STOP or no RESUME")
+    if not row.kept:
+        broken.append(f"{row.path}: the TCP connection did not survive, or a stream was not counted to its end")
+    for way, lost in (("to", row.lost_to), ("from", row.lost_from)):
+        if lost > LOST_LIMIT:
+            broken.append(f"{row.path}: {lost} frames lost {way} the guest, at most {LOST_LIMIT} may be")
     return broken

@@ -44,10 +44,10 @@ class QuickstartTest(unittest.TestCase):
         broken = re.findall(r"^limit not held: (.*)$", output, re.MULTILINE)
         self.assertEqual(running.returncode, 1 if broken else 0, output)
         self.assertEqual([text for text in broken if ": a gap " not in text], [], output)
-        self.assertEqual([path for path, _, _ in ROW.findall(output)], ["hv1>hv2", "hv2>hv1"] * 2, output)
-        self.assertEqual([wire for _, wire, _ in ROW.findall(output)], ["native -> vxlan", "vxlan -> native"] * 2,
+        self.assertEqual([path for path, _, _ in ROW.findall(output)], ["hv1>hv2", "hv2>hv1"] * 3, output)
+        self.assertEqual([wire for _, wire, _ in ROW.findall(output)], ["native -> vxlan", "vxlan -> native"] * 3,
                          output)
-        self.assertEqual(len(re.findall(r"^plain ", output, re.MULTILINE)), 5, output)  # its step, too
+        self.assertEqual(len(re.findall(r"^plain ", output, re.MULTILINE)), 7, output)  # its step, too
         # What it says to look around with works, and so does the end that it names.
         said = output.partition("Look around:\n")[2]
         exported, *lines = re.findall(r"^    (.*)$", said, re.MULTILINE)
