@@ -17,7 +17,7 @@ MAY_USE = {
     "qmp": "base",
     "pki": "base",
     "wiring": "base netlink xconnect model",
-    "tunnel": "base model",
+    "tunnel": "base model pki",
     "peer": "base model pki",
     "registry": "base model",
     "migration": "base netlink xconnect model qmp wiring tunnel pki peer registry",

@@ -1,0 +1,50 @@
+// Control: how bananad tells banana-tunneld what to carry.
+//
+// Concepts: a UNIX socket of type SOCK_SEQPACKET; a message is one JSON object of at most control_max bytes, with
+// descriptors (SCM_RIGHTS) where the table says so. Requests are answered in order: {"id","method","params"} ->
+// {"id","result"} or {"id","error":{"code","message"}}. tunneld keeps nothing on disk: a controller that connects says
+// hello, compares `wire.list` with its own records and makes the difference go away; nothing changes for wires that
+// are the same, so a controller may come and go under traffic. tunneld needs no privileges: sockets and taps are opened
+// by the controller and handed over. Only root and tunneld's own user may connect; one controller at a time is heard,
+// the latest.
+//
+//   method       params                                              descriptors        result
+//   hello        version                                             -                  version, pid, host, configured
+//                                                                                       (the last configure's params
+//                                                                                       or null), gso, gro, cipher
+//   configure    address, port, lanes, cpus [n...], poll             listening 0,       {}; what it had before ends,
+//                ("auto"|"never"), rekey_seconds, rekey_records      dialling 0,        wires and peers included
+//                                                                    listening 1, ...
+//   peers        peers [{name, address, port, lanes}]: all of them   -                  {}
+//   wire.add     connector (hex32), device, peer, mtu                tap queues, one    {}; the same connector again:
+//                                                                    for each lane      replaced
+//                                                                    that both have
+//   wire.remove  connector                                           -                  {}; not there: done already
+//   wire.list    after (connector or "")                             -                  wires [{connector, device,
+//   peer,
+//                                                                                       mtu}] in order, more
+//   wire.show    connector                                           -                  of one: the above, sent and
+//                                                                                       received {frames, bytes}, drops
+//                                                                                       {reason: frames}, lanes [{lane,
+//                                                                                       state, cipher, path_mtu,
+//                                                                                       wakeups, polls, frames}]
+//   status       -                                                   -                  lanes [...], peers [{name,
+//   state,
+//                                                                                       reason, lanes [...]}]
+//   rekey        peer ("": all)                                      -                  {}
+//
+//   event        {"event":"peer","name","state":"up"|"connecting"|"down"|"refused","reason"}, to the controller
+//
+// Threading: the control thread. Errors: a message that is no request gets an error answer or ends the connection.
+#pragma once
+
+#include <cstddef>
+
+namespace banana::tunnel {
+
+inline constexpr int control_version = 1;
+inline constexpr size_t control_max = 64 * 1024;
+inline constexpr size_t control_fds_max = 64;
+inline constexpr size_t control_list_max = 256;  // wires in one answer of wire.list
+
+}  // namespace banana::tunnel
