@@ -28,6 +28,7 @@ netlink::Requests requests_of(const LinkWant& want, uint32_t master) {
     if (const auto* veth = std::get_if<VethKind>(&want.kind)) {
         netlink::VethSpec spec{want.name, veth->peer, options_of(want, master), options_of(want, 0)};
         spec.peer_options.mac.reset();
+        if (veth->peer_mtu != 0) spec.peer_options.mtu = veth->peer_mtu;
         return netlink::create(spec);
     }
     if (const auto* vxlan = std::get_if<VxlanKind>(&want.kind)) {

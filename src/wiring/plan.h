@@ -25,6 +25,7 @@ using xconnect::Into;
 
 struct VethKind {
     std::string peer;
+    uint32_t peer_mtu = 0;  // 0: as the link's own. Below 1280 the kernel gives it no IPv6
     bool operator==(const VethKind&) const = default;
 };
 struct BridgeKind {
