@@ -1,12 +1,13 @@
 // UDP in batches: many datagrams a system call, out of and into one arena.
 //
 // Concepts: SendBatch gathers equal-size datagrams to one address into one buffer, for one sendmsg with UDP_SEGMENT
-// (up to 64 segments and 65 507 bytes; only the last may be shorter); add() starts a new message by itself when size
+// (up to 64 segments and 65 507 bytes; only the last may be shorter); commit() starts a new message by itself when size
 // or address change, flush() sends all messages by sendmmsg. Without segmentation offload (self-tested at start, or EIO
 // later) the same datagrams go out one by one, in the same sendmmsg. Receiver: recvmmsg with UDP_GRO, buffers of 64 KB,
 // each message split into its datagrams again. Threading: a socket's receiving and sending side belong to one thread.
 // Errors: send errors are counted and told by kind; EMSGSIZE (a smaller local MTU) is told so that the path MTU is
-// looked for again. Source: udp(7), Linux Documentation/networking (UDP_SEGMENT, UDP_GRO, SO_REUSEPORT with a classic
+// looked for again. What is lost when: a full socket buffer is waited for, 5 ms a flush at most, then datagrams are
+// dropped (no_room). Source: udp(7), Linux Documentation/networking (UDP_SEGMENT, UDP_GRO, SO_REUSEPORT with a classic
 // BPF program).
 #pragma once
 
@@ -31,6 +32,7 @@ struct Endpoint {
     int family() const { return raw.sin6_family; }
     socklen_t size() const { return family() == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in); }
     uint16_t port() const;
+    std::string host_text() const;  // the address alone
     std::string text() const;
     bool operator==(const Endpoint& other) const;
 };
@@ -45,32 +47,39 @@ UdpCapabilities test_udp_offload();
 // The sockets of a tunnel: for each lane one that listens on `port` (SO_REUSEPORT, in the order of the lanes) and one
 // that dials from a port of its own, so that the lanes of a host pair differ in their ports and a NIC spreads them over
 // its queues. Path MTU discovery is on without the kernel's cache (IP_PMTUDISC_PROBE), buffers are `buffer_bytes` by
-// force where CAP_NET_ADMIN allows, else as much as may be had. `address` unset: any.
+// force where CAP_NET_ADMIN allows, else as much as may be had. `address` unset: any, of both families. A port that
+// another process holds is refused (Errc::busy), as is an address that this host does not have (Errc::not_found).
+inline constexpr size_t lanes_max = 256;  // a lane's number is a byte
 struct LaneSockets {
     Fd listening, dialling;
 };
 Result<std::vector<LaneSockets>> open_lane_sockets(const IpAddress& address, uint16_t port, size_t lanes,
                                                    size_t buffer_bytes);
 // The listening sockets' filter: byte 1 of a datagram is the number of its socket in the group. Attached to any one.
+// A number past the last lane goes to any of them (the kernel's hash), a datagram without byte 1 to lane 0.
 Status steer_by_lane(int socket);
 
+inline constexpr size_t datagram_max = 65507;  // the largest datagram over IPv4, and the most that a message holds
+
 struct SendCounters {
-    uint64_t datagrams = 0, messages = 0, calls = 0, errors = 0, too_big = 0;
+    uint64_t datagrams = 0, messages = 0, calls = 0;  // sent; in so many messages and system calls
+    uint64_t errors = 0, too_big = 0, no_room = 0;    // datagrams not sent: for other causes, their size, full buffers
 };
 
 class SendBatch {
 public:
     explicit SendBatch(bool gso);
     ~SendBatch();
-    // Room for one datagram of at most `bytes` to `to`, through `socket`; to be followed by commit(). Sends what is
-    // gathered first when there is no room left.
+    // Room for one datagram of at most `bytes` (datagram_max), good until the next call of any kind; a commit() makes
+    // a datagram of it, another reserve() gives it up. Sends what is gathered first when there is no room left.
     uint8_t* reserve(size_t bytes);
     // The datagram at the last reserve() is `bytes` long and goes to `to`.
     void commit(int socket, const Endpoint& to, size_t bytes);
     void flush();
     bool empty() const;
+    bool gso() const;  // false from the first EIO on
     const SendCounters& counters() const;
-    // Sizes of datagrams that the kernel refused for their size since the last call, the smallest; 0: none.
+    // Of the datagrams that the kernel refused for their size since the last call, the smallest's size; 0: none.
     size_t take_too_big();
 
 private:
