@@ -57,7 +57,11 @@ Offload read_vnet(const uint8_t* vnet);  // vnet_bytes
 // `header_bytes`: link, network and transport headers together; 0 when not known.
 void write_vnet(uint8_t* vnet, const Offload& offload, uint16_t header_bytes);
 
-// Headers up to and with the transport's, of a frame with gso; 0 when offload and frame do not fit each other.
+// The Ethernet header, with a VLAN tag if there is one; of a frame of at least ethernet_bytes.
+size_t link_bytes(std::span<const uint8_t> frame);
+
+// Headers up to and with the transport's, of a frame with gso; 0 when offload and frame do not fit each other. The
+// frame may be its beginning only: no length in it is looked at.
 size_t gso_header_bytes(const Offload& offload, std::span<const uint8_t> frame);
 
 // Whether a wire of this MTU may carry the frame; both for frames from the tap and from a peer. On success the offload
