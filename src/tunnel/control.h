@@ -33,7 +33,7 @@
 //                                                                                       reason, lanes [...]}]
 //   rekey        peer ("": all)                                      -                  {}
 //
-//   event        {"event":"peer","name","state":"up"|"connecting"|"down"|"refused","reason"}, to the controller
+//   event        {"event":"peer","name","state":"up"|"connecting","reason"}, to the controller
 //
 // Threading: the control thread. Errors: a message that is no request gets an error answer or ends the connection.
 #pragma once

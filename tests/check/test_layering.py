@@ -34,7 +34,7 @@ WRAPPED = {
     r"openssl/.*": {"pki", "peer", "tunnel", "migration"},
     r"libvirt/.*": {"controller", "qmp"},
     r"libxml/.*": {"libvirt-hooks", "controller"},
-    r"CLI/.*": {"cli", "controller"},
+    r"CLI/.*": {"cli", "controller", "tunnel"},
     r"toml\+\+/.*": {"controller"},
 }
 

@@ -1,0 +1,176 @@
+#include "tunnel/channel.h"
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "base/log.h"
+
+namespace banana::tunnel {
+
+namespace {
+
+constexpr size_t handshake_datagram_bytes = PathMtu::floor_bytes - 48 - handshake_header_bytes;
+
+}  // namespace
+
+const char* channel_state_name(ChannelState state) {
+    switch (state) {
+        case ChannelState::connecting: return "connecting";
+        case ChannelState::up: return "up";
+    }
+    return "?";
+}
+
+Channel::Channel(ChannelHost& host, std::string name, const Endpoint& address)
+    : host_(host), name_(std::move(name)), address_(address) {}
+
+Channel::~Channel() {
+    for (auto& live : lives_) {
+        live->session->close(*live);
+        host_.forget(*live);
+    }
+}
+
+void Channel::set(ChannelState state, const std::string& reason) {
+    if (state_ == state && reason_ == reason) return;
+    if (state_ != state)
+        log::info("tunnel to {}: {} -> {}{}", name_, channel_state_name(state_), channel_state_name(state),
+                  reason.empty() ? "" : ": " + reason);
+    state_ = state;
+    reason_ = reason;
+    host_.changed(*this);
+}
+
+Live* Channel::dialling() const {
+    for (const auto& live : lives_)
+        if (live->session->state() == Session::State::handshaking) return live.get();
+    return nullptr;
+}
+
+void Channel::dial(int64_t now) {
+    next_dial_ = now + dial_pause_ + handshake_deadline_ns;
+    auto live = std::make_unique<Live>(host_.batch(), host_.dialling_place(address_));
+    live->channel = this;
+    auto session = Session::dial(host_.context(), name_, handshake_datagram_bytes, *live);
+    if (!session) {
+        next_dial_ = now + dial_max_ns;
+        set(ChannelState::connecting, session.error().message());
+        return;
+    }
+    live->session = std::move(*session);
+    host_.keep(*live);
+    lives_.push_back(std::move(live));
+    if (reason_ == "not tried yet") set(ChannelState::connecting, "no answer from " + address_.text() + " yet");
+}
+
+void Channel::rekey(int64_t now) {
+    if (dialling() == nullptr) dial(now);
+}
+
+void Channel::adopt(std::unique_ptr<Live> accepted) {
+    accepted->channel = this;
+    accepted->up_since = monotonic_ns();
+    lives_.push_back(std::move(accepted));
+    // Sending by it waits for its first record, see opened().
+}
+
+void Channel::handshake(Live& live, std::span<const uint8_t> records, int64_t now) {
+    const bool was_up = live.up();
+    live.session->on_handshake(records, live);
+    if (!was_up && live.up()) went_up(live, now);
+}
+
+// A session that this end dialled.
+void Channel::went_up(Live& live, int64_t now) {
+    live.up_since = live.last_opened = now;
+    make_current(&live, now);
+    live.tick(now);  // its first ping tells the peer that we are up
+}
+
+void Channel::opened(Live& live, int64_t now) {
+    if (current_ == &live) return;
+    if (current_ == nullptr || live.up_since > current_->up_since) make_current(&live, now);
+}
+
+void Channel::make_current(Live* live, int64_t now) {
+    if (live == current_) return;
+    if (current_ != nullptr) {
+        current_->flush_pack();
+        if (live != nullptr) rekeys_++;
+    }
+    if (current_ != nullptr && !current_->closed()) current_->superseded = now;
+    current_ = live;
+    if (live == nullptr) {
+        host_.changed(*this);
+        return;
+    }
+    live->superseded = 0;
+    dial_pause_ = dial_first_ns;
+    set(ChannelState::up, "");
+    host_.changed(*this);
+}
+
+// Ends what is closed, dead or long superseded.
+void Channel::sweep(int64_t now) {
+    for (size_t i = 0; i < lives_.size();) {
+        Live& live = *lives_[i];
+        if (live.dead(now)) live.session->fail("no answer for " + std::to_string(Live::dead_ns / 1'000'000'000) + " s");
+        if (live.superseded != 0 && now - std::max(live.superseded, live.last_opened) > drain_ns)
+            live.session->close(live);
+        if (!live.closed()) {
+            ++i;
+            continue;
+        }
+        const bool failed_handshake = live.up_since == 0;
+        const std::string why = live.session->why_closed();
+        for (size_t r = 0; r < refused_.size(); r++) refused_[r] += live.refused[r];
+        if (current_ == &live) {
+            Live* other = nullptr;
+            for (const auto& l : lives_)
+                if (l.get() != &live && l->up() && (other == nullptr || l->up_since > other->up_since)) other = l.get();
+            make_current(other, now);
+            next_dial_ = now;
+            if (other == nullptr) set(ChannelState::connecting, why);
+        } else if (failed_handshake && live.session->dialled()) {
+            dial_pause_ = std::min(dial_pause_ * 2, dial_max_ns);
+            next_dial_ = now + dial_pause_;
+            if (current_ == nullptr) set(ChannelState::connecting, why);
+        }
+        host_.forget(live);
+        lives_.erase(lives_.begin() + static_cast<long>(i));
+    }
+}
+
+void Channel::tick(int64_t now) {
+    for (const auto& live : lives_) live->tick(now);
+    sweep(now);
+    if (current_ == nullptr) {
+        if (dialling() == nullptr && now >= next_dial_) dial(now);
+        return;
+    }
+    const auto& limits = host_.rekey_limits();
+    // The end that was dialled waits a little longer, or both would rekey at once.
+    const int64_t age = current_->session->dialled() ? limits.age_ns : limits.age_ns + limits.age_ns / 16;
+    const uint64_t records = current_->session->records_sealed();
+    if ((now - current_->up_since > age || records > limits.records) && dialling() == nullptr && now >= next_dial_)
+        dial(now);
+}
+
+int64_t Channel::due(int64_t now) const {
+    int64_t at = current_ == nullptr && dialling() == nullptr ? std::max(next_dial_, now) : now + 1'000'000'000;
+    for (const auto& live : lives_)
+        if (const int64_t due = live->due(now); due != 0) at = std::min(at, due);
+    return at;
+}
+
+void Channel::note_refusal(const std::string& why) {
+    if (current_ == nullptr) set(ChannelState::connecting, why);
+}
+
+uint64_t Channel::moved() const {
+    uint64_t sum = 0;
+    for (const auto& live : lives_) sum += live->moved;
+    return sum;
+}
+
+}  // namespace banana::tunnel

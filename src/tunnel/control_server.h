@@ -1,0 +1,52 @@
+// The control socket: requests in, answers and events out (control.h has the messages).
+//
+// Concepts: SOCK_SEQPACKET, so that a message is whole or not there, with its descriptors. Only root and this process's
+// own user are let in (SO_PEERCRED). Answers that a controller does not take (its buffer full) end its connection.
+// Threading: the control thread, but changed(), which any lane calls. Errors: logged; a bad request is answered.
+#pragma once
+
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/json.h"
+#include "base/result.h"
+#include "tunnel/channel.h"
+
+namespace banana::tunnel {
+
+class Tunnel;
+
+class ControlServer {
+public:
+    // Makes the socket, mode 0600, in the place of one that nobody listens on. busy: somebody does.
+    static Result<std::unique_ptr<ControlServer>> open(const std::string& path);
+    ~ControlServer();
+
+    // Serves until `signals` (a signalfd) is readable.
+    void serve(Tunnel& tunnel, int signals);
+    void changed(const std::string& peer, ChannelState state, const std::string& reason);
+
+private:
+    ControlServer() = default;
+    void accept();
+    bool read_request(Tunnel& tunnel);  // false: the connection is at its end
+    Json answer(Tunnel& tunnel, const std::string& text, std::vector<Fd> descriptors);
+    bool send(const Json& message);
+    void send_events();
+
+    std::string path_;
+    Fd listening_, controller_, events_;
+    std::mutex mutex_;
+    struct Change {
+        std::string peer;
+        ChannelState state;
+        std::string reason;
+    };
+    std::deque<Change> waiting_;  // under mutex_
+};
+
+}  // namespace banana::tunnel

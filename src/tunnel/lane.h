@@ -1,0 +1,163 @@
+// Lane: a thread with its sockets, its queue of each wire's tap, and its session with each peer.
+//
+// Concepts: lanes share nothing on the path; a flow stays in one (the tap's queues are chosen by the kernel's flow
+// hash, and a lane writes what it receives to its own queue, by which the kernel learns where that flow's frames are to
+// go). A frame's way out (lane_transmit.cpp): tap queue -> check -> pack or cut -> seal -> batch -> socket. And in
+// (lane_receive.cpp): socket -> session by index -> open -> entries -> join -> check -> tap queue.
+// A round takes what there is, in bounded portions; what it gathered is sent at its end, so nothing waits for a timer.
+// Dynamic polling (Crossbow, section 5): while rounds find work, or found it so often that sleeping costs more than
+// looking, the lane looks again without sleeping; else it sleeps until a descriptor is ready.
+// While a peer has no session its wires' frames stay in their tap queues, for hold_ns; then they are read and dropped.
+// Threading: everything but run(), wake() and the constructor happens on the lane's thread; run() gets a function done
+// there and waits for it. What is lost when: nothing on a rekey or another lane's work; frames in flight when the
+// process ends.
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <unordered_map>
+
+#include "tunnel/channel.h"
+
+namespace banana::tunnel {
+
+struct LaneConfig {
+    uint8_t number = 0;
+    int cpu = -1;  // -1: any
+    bool poll = true;
+    RekeyLimits rekey;
+    UdpCapabilities udp;
+};
+
+struct FrameCount {
+    uint64_t frames = 0, bytes = 0;  // a GSO frame is one, of its whole length
+};
+
+// A wire, as far as it is in one lane.
+struct LaneWire {
+    uint32_t connector = 0;
+    std::string device;
+    std::string peer;
+    uint32_t mtu = 0;
+    Fd tap;
+    Channel* channel = nullptr;  // null: no such peer (yet)
+    bool reading = false;        // in the epoll set for input
+    int64_t held_since = 0;      // its frames wait for a session; 0: they do not
+    FrameCount sent, received;
+    std::array<uint64_t, static_cast<size_t>(Drop::count_)> drops{};
+    uint64_t wakeups = 0;  // sleeps that its tap ended
+};
+
+struct LaneCounters {
+    uint64_t wakeups = 0;                                             // times that the lane slept and was woken by work
+    uint64_t polls = 0;                                               // rounds without sleeping
+    uint64_t frames = 0;                                              // both ways
+    uint64_t strangers = 0, no_session = 0;                           // datagrams that are nobody's
+    std::array<uint64_t, static_cast<size_t>(Drop::count_)> drops{};  // that are no known wire's
+    // Over the last whole second.
+    double wakeups_per_s = 0, frames_per_s = 0;
+};
+
+class Lane final : public ChannelHost {
+public:
+    static constexpr int64_t hold_ns = 3'000'000'000;
+    static constexpr int64_t poll_ns = 30'000;  // how long it looks again after the last work, where that pays
+    static constexpr int64_t tick_ns = 10'000'000;
+    static constexpr size_t handshakes_max = 256;  // accepted and not yet up
+
+    Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const LaneConfig& config,
+         std::function<void(const std::string& peer, ChannelState state, const std::string& reason)> on_change);
+    ~Lane();  // ends the thread; says goodbye to the peers
+
+    // Does `what` on the lane's thread and returns when it is done.
+    void run(const std::function<void()>& what);
+
+    // To be called by way of run().
+    void set_peer(const std::string& name, const Endpoint& address);  // of another address: dialled anew
+    void remove_peer(const std::string& name);
+    void add_wire(uint32_t connector, const std::string& device, const std::string& peer, uint32_t mtu, Fd tap);
+    void remove_wire(uint32_t connector);
+    const LaneWire* wire(uint32_t connector) const;
+    const std::map<std::string, std::unique_ptr<Channel>>& channels() const { return channels_; }
+    const LaneCounters& counters() const { return counters_; }
+    const SendCounters& send_counters() const { return batch_.counters(); }
+    uint64_t challenges() const { return listener_.challenges(); }
+    void rekey(const std::string& peer);  // "": all
+
+private:
+    // ChannelHost
+    SendBatch& batch() override { return batch_; }
+    std::shared_ptr<const Context> context() const override { return context_; }
+    const RekeyLimits& rekey_limits() const override { return config_.rekey; }
+    Place dialling_place(const Endpoint& to) override;
+    void keep(Live& live) override { by_index_[live.place.own_index] = &live; }
+    void forget(Live& live) override;
+    void changed(Channel& channel) override;
+
+    void loop();
+    bool round();  // whether there was work
+    void look(int64_t now, int timeout_ms);
+    int sleep_ms(int64_t now) const;
+    void do_jobs();
+    void tick(int64_t now);
+    void measure(int64_t now);
+    uint16_t free_index();
+    void set_reading(LaneWire& wire, bool reading);
+    void follow_channel(LaneWire& wire);
+    void drop(LaneWire* wire, Drop reason);
+
+    // lane_transmit.cpp
+    void transmit(LaneWire& wire);
+    void transmit_frame(LaneWire& wire, std::span<uint8_t> frame, const Offload& offload);
+    void send_frame(LaneWire& wire, Live& live, std::span<uint8_t> frame, const Offload& offload);
+    void flush();
+
+    // lane_receive.cpp
+    void receive(Receiver& receiver, int socket);
+    void on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now);
+    void on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket);
+    void on_handshake(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from,
+                      int64_t now);
+    void on_data(Live& live, std::span<const uint8_t> record, const Endpoint& from, int64_t now);
+    void settle_pending(Live& live, int64_t now);
+    void sweep_pending(int64_t now);
+    void on_entry(Live& live, const Entry& entry);
+    void deliver(uint32_t connector, const Offload& offload, std::span<uint8_t> frame);
+
+    std::shared_ptr<const Context> context_;
+    LaneSockets sockets_;
+    LaneConfig config_;
+    std::function<void(const std::string&, ChannelState, const std::string&)> on_change_;
+    SendBatch batch_;
+    Receiver from_listening_, from_dialling_;
+    Listener listener_;
+    Fd epoll_, wake_;
+    std::map<std::string, std::unique_ptr<Channel>> channels_;
+    std::unordered_map<uint32_t, std::unique_ptr<LaneWire>> wires_;
+    std::vector<std::unique_ptr<Live>> pending_;  // accepted, peer not known
+    std::vector<Live*> by_index_;
+    uint16_t last_index_ = 0;
+    std::vector<uint8_t> frame_buffer_, plain_;
+    std::vector<LaneWire*> readable_;
+    Live* receiving_ = nullptr;  // whose records are being opened
+    Deliver deliver_;
+    LaneCounters counters_;
+    LaneWire* last_wire_ = nullptr;  // of the frame before: most frames are of one wire
+    bool input_listening_ = false, input_dialling_ = false, woken_ = false;
+    int64_t last_tick_ = 0, last_measure_ = 0;
+    int64_t idle_gap_ns_ = 1'000'000;  // how long a sleep lasts, on average
+    LaneCounters measured_;
+
+    std::mutex mutex_;
+    std::condition_variable done_;
+    std::deque<const std::function<void()>*> jobs_;
+    std::atomic<bool> has_jobs_{false}, ending_{false};
+    std::thread thread_;
+};
+
+}  // namespace banana::tunnel

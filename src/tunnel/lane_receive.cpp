@@ -1,0 +1,189 @@
+// A frame's way in: socket, session by index, open, entries, join, check, tap queue. And what strangers send.
+
+#include <fmt/format.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "tunnel/lane.h"
+
+namespace banana::tunnel {
+
+void Lane::receive(Receiver& receiver, int socket) {
+    const auto datagrams = receiver.receive();
+    if (datagrams.empty()) return;
+    const int64_t now = monotonic_ns();
+    for (const auto& datagram : datagrams) on_datagram(datagram, socket, now);
+    // What is left of a frame whose end is not in this batch is in the next, or lost: the joiner finds out.
+}
+
+void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now) {
+    const auto header = read_header(datagram.bytes);
+    if (!header || header->lane != config_.number) {
+        counters_.strangers++;
+        return;
+    }
+    const auto records = datagram.bytes.subspan(header->bytes());
+    if (header->index == 0) {
+        if (header->kind == DatagramKind::hello)
+            on_hello(*header, records, *datagram.from, socket);
+        else
+            counters_.strangers++;
+        return;
+    }
+    Live* live = by_index_[header->index];
+    if (live == nullptr) {
+        counters_.no_session++;
+        return;
+    }
+    if (header->kind == DatagramKind::data)
+        on_data(*live, records, *datagram.from, now);
+    else
+        on_handshake(*header, records, *datagram.from, now);
+}
+
+// Somebody dials. Nothing is kept before the listener has seen the cookie come back.
+void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket) {
+    if (pending_.size() >= handshakes_max || header.from_index == 0) return;
+    std::array<uint8_t, sizeof(from.raw) + 3> sender{};
+    std::memcpy(sender.data(), &from.raw, from.size());
+    sender[sizeof(from.raw)] = header.from_lane;
+    sender[sizeof(from.raw) + 1] = static_cast<uint8_t>(header.from_index >> 8);
+    sender[sizeof(from.raw) + 2] = static_cast<uint8_t>(header.from_index);
+    // A hello that is repeated, as its answer was lost, is for the session that was made for it.
+    for (const auto& live : pending_)
+        if (live->place.to == from && live->place.peer_index == header.from_index &&
+            live->place.peer_lane == header.from_lane)
+            return;
+    struct Held final : Sink {
+        std::vector<std::vector<uint8_t>> records;
+        void put(std::span<const uint8_t> record) override { records.emplace_back(record.begin(), record.end()); }
+    } held;
+    auto session = listener_.on_hello(records, sender, held);
+    const uint16_t index = session ? free_index() : 0;
+    for (const auto& record : held.records) {
+        const DatagramHeader out{session ? DatagramKind::handshake : DatagramKind::hello, header.from_lane,
+                                 header.from_index, config_.number, index};
+        uint8_t* to = batch_.reserve(handshake_header_bytes + record.size());
+        const size_t head = write_header(to, out);
+        std::memcpy(to + head, record.data(), record.size());
+        batch_.commit(socket, from, head + record.size());
+    }
+    if (!session) return;
+    auto live =
+        std::make_unique<Live>(batch_, Place{socket, from, config_.number, header.from_lane, index, header.from_index});
+    live->session = std::move(session);
+    keep(*live);
+    pending_.push_back(std::move(live));
+}
+
+void Lane::on_handshake(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from,
+                        int64_t now) {
+    Live& live = *by_index_[header.index];
+    if (!live.session || !(from == live.place.to)) return;
+    // The dialled end names its session in its first answer after the challenge.
+    if (live.place.peer_index == 0 && header.kind == DatagramKind::handshake) {
+        live.place.peer_index = header.from_index;
+        live.place.peer_lane = header.from_lane;
+    }
+    if (live.channel != nullptr) {
+        live.channel->handshake(live, records, now);
+        return;
+    }
+    live.session->on_handshake(records, live);
+    settle_pending(live, now);
+}
+
+// An accepted session that is up belongs to the peer that its certificate names, if that is one of ours.
+void Lane::settle_pending(Live& live, int64_t now) {
+    if (live.session->state() == Session::State::handshaking) return;
+    const auto it = std::find_if(pending_.begin(), pending_.end(), [&](const auto& p) { return p.get() == &live; });
+    if (it == pending_.end()) return;
+    std::unique_ptr<Live> settled = std::move(*it);
+    pending_.erase(it);
+    if (settled->closed()) {
+        const std::string why = settled->session->why_closed();
+        log::warning("tunnel: refused {}: {}", settled->place.to.text(), why);
+        for (const auto& [name, channel] : channels_)
+            if (channel->address().raw.sin6_family == settled->place.to.raw.sin6_family &&
+                channel->address().host_text() == settled->place.to.host_text())
+                channel->note_refusal(why);
+        forget(*settled);
+        return;
+    }
+    const auto channel = channels_.find(settled->session->peer());
+    if (channel == channels_.end()) {
+        log::warning("tunnel: refused {}: host '{}' is no peer of this host", settled->place.to.text(),
+                     settled->session->peer());
+        settled->session->close(*settled);
+        forget(*settled);
+        return;
+    }
+    channel->second->adopt(std::move(settled));
+    (void)now;
+}
+
+void Lane::sweep_pending(int64_t now) {
+    for (size_t i = 0; i < pending_.size();) {
+        Live& live = *pending_[i];
+        live.tick(now);
+        const size_t before = pending_.size();
+        settle_pending(live, now);
+        if (pending_.size() == before) ++i;
+    }
+}
+
+void Lane::on_data(Live& live, std::span<const uint8_t> record, const Endpoint& from, int64_t now) {
+    if (!live.up() || live.channel == nullptr) {
+        counters_.no_session++;
+        return;
+    }
+    const size_t bytes = live.open(record, from, plain_, now);
+    if (bytes == 0) return;
+    live.channel->opened(live, now);
+    receiving_ = &live;
+    std::span<const uint8_t> rest(plain_.data(), bytes);
+    while (const auto entry = next_entry(rest)) {
+        if (entry->connector == session_id)
+            live.on_control(entry->data, from, now);
+        else
+            on_entry(live, *entry);
+    }
+    if (!rest.empty()) counters_.drops[static_cast<size_t>(Drop::bad_entry)]++;
+    receiving_ = nullptr;
+}
+
+void Lane::on_entry(Live& live, const Entry& entry) {
+    if (entry.is_slice) {
+        if (const auto bad = live.joiner.add(entry, deliver_)) drop(nullptr, *bad);
+        return;
+    }
+    // Its bytes are the lane's own buffer, and the entry's header stands before them: room for the vnet header.
+    uint8_t* const data = plain_.data() + (entry.data.data() - plain_.data());
+    deliver(entry.connector, entry.offload, {data, entry.data.size()});
+}
+
+// `frame` has vnet_bytes of room before it. The id alone gives no right: the wire must be the sending host's.
+void Lane::deliver(uint32_t connector, const Offload& offload, std::span<uint8_t> frame) {
+    LaneWire* wire = last_wire_;
+    if (wire == nullptr || wire->connector != connector) {
+        const auto it = wires_.find(connector);
+        if (it == wires_.end()) return drop(nullptr, Drop::unknown_wire);
+        wire = last_wire_ = it->second.get();
+    }
+    if (wire->channel == nullptr || receiving_ == nullptr || wire->channel != receiving_->channel)
+        return drop(wire, Drop::foreign_wire);
+    if (const auto bad = check_frame(offload, frame, wire->mtu)) return drop(wire, *bad);
+    uint8_t* const start = frame.data() - vnet_bytes;
+    write_vnet(start, offload, static_cast<uint16_t>(gso_header_bytes(offload, frame)));
+    if (::write(wire->tap.get(), start, vnet_bytes + frame.size()) < 0) return drop(wire, Drop::tap_full);
+    counters_.frames++;
+    wire->received.frames++;
+    wire->received.bytes += frame.size();
+}
+
+}  // namespace banana::tunnel

@@ -1,0 +1,175 @@
+#include "tunnel/live.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "base/bytes.h"
+#include "base/clock.h"
+
+namespace banana::tunnel {
+
+namespace {
+
+constexpr uint8_t ping_type = 1, answer_type = 2;
+constexpr size_t control_bytes = 12;
+constexpr uint8_t alert_content = 21, data_content = 23;  // RFC 5246, 6.2.1
+constexpr int64_t candidate_retry_ns = 1'000'000'000;
+
+uint64_t random_u64() { return uint64_t{random_u32()} << 32 | random_u32(); }
+
+}  // namespace
+
+Live::Live(SendBatch& batch, const Place& where)
+    : place(where), batch_(batch), pack_(plain_max), secret_(random_u64()) {
+    created = last_opened = monotonic_ns();
+}
+Live::~Live() = default;
+
+void Live::put(std::span<const uint8_t> record) {
+    DatagramHeader header;
+    const bool is_data = !record.empty() && (record[0] == data_content || (record[0] == alert_content && up()));
+    header.kind =
+        is_data ? DatagramKind::data : (place.peer_index == 0 ? DatagramKind::hello : DatagramKind::handshake);
+    header.lane = place.peer_lane;
+    header.index = place.peer_index;
+    header.from_lane = place.own_lane;
+    header.from_index = place.own_index;
+    uint8_t* to = batch_.reserve(header.bytes() + record.size());
+    const size_t head = write_header(to, header);
+    std::memcpy(to + head, record.data(), record.size());
+    batch_.commit(place.socket, redirect_ != nullptr ? *redirect_ : place.to, head + record.size());
+}
+
+size_t Live::overhead() const {
+    const size_t ip_udp = place.to.family() == AF_INET6 ? 48 : 28;
+    return ip_udp + data_header_bytes + record_overhead;
+}
+
+size_t Live::capacity() const { return std::min<size_t>(path.current() - overhead(), plain_max); }
+
+void Live::pack(const Entry& header, std::span<const uint8_t> frame) {
+    if (packed_ + entry_bytes + frame.size() > capacity()) flush_pack();
+    packed_ += write_entry(pack_.data() + packed_, header, frame.size());
+    std::memcpy(pack_.data() + packed_, frame.data(), frame.size());
+    packed_ += frame.size();
+}
+
+void Live::flush_pack() {
+    if (packed_ == 0) return;
+    session->seal({pack_.data(), packed_}, *this);
+    packed_ = 0;
+    sent_ = true;
+}
+
+void Live::seal(std::span<const uint8_t> plain) {
+    flush_pack();
+    session->seal(plain, *this);
+    sent_ = true;
+}
+
+size_t Live::open(std::span<const uint8_t> record, const Endpoint& from, std::span<uint8_t> plain, int64_t now) {
+    Refusal refusal = Refusal::none;
+    const size_t bytes = session->open(record, plain, refusal, *this);
+    if (refusal != Refusal::none) {
+        refused[static_cast<size_t>(refusal)]++;
+        return 0;
+    }
+    last_opened = now;
+    if (!(from == place.to) && bytes != 0) {
+        if (!(from == candidate_) || now - candidate_since_ > candidate_retry_ns) {
+            candidate_ = from;
+            candidate_since_ = now;
+            candidate_token_ = random_u64();
+            control(ping_type, 0, candidate_token_, control_bytes, candidate_);
+        }
+    }
+    return bytes;
+}
+
+// A message of `data_bytes`, at least control_bytes, padded with zeros. What is packed goes first: it shares the
+// buffer.
+void Live::control(uint8_t type, uint16_t packet_bytes, uint64_t token, size_t data_bytes, const Endpoint& to) {
+    flush_pack();
+    const size_t head = write_entry(pack_.data(), Entry{}, data_bytes);
+    uint8_t* message = pack_.data() + head;
+    std::memset(message, 0, data_bytes);
+    message[0] = type;
+    message[2] = static_cast<uint8_t>(packet_bytes >> 8);
+    message[3] = static_cast<uint8_t>(packet_bytes);
+    std::memcpy(message + 4, &token, sizeof(token));
+    redirect_ = to == place.to ? nullptr : &to;
+    session->seal({pack_.data(), head + data_bytes}, *this);
+    redirect_ = nullptr;
+}
+
+// Its token is the time, so that the answer tells the round trip.
+void Live::ping(int64_t now, uint32_t packet_bytes, const Endpoint& to) {
+    const size_t least = entry_bytes + control_bytes;
+    const size_t room = packet_bytes > overhead() + least ? packet_bytes - overhead() : least;
+    const size_t plain = std::min(room, plain_max);
+    control(ping_type, static_cast<uint16_t>(packet_bytes), static_cast<uint64_t>(now) ^ secret_, plain - entry_bytes,
+            to);
+}
+
+void Live::on_control(std::span<const uint8_t> message, const Endpoint& from, int64_t now) {
+    if (message.size() < control_bytes) {
+        bad_control++;
+        return;
+    }
+    const auto packet_bytes = static_cast<uint16_t>(message[2] << 8 | message[3]);
+    uint64_t token = 0;
+    std::memcpy(&token, message.data() + 4, sizeof(token));
+    if (message[0] == ping_type) {
+        control(answer_type, packet_bytes, token, control_bytes, from);
+    } else if (message[0] == answer_type) {
+        unanswered_ = false;
+        if (candidate_token_ != 0 && token == candidate_token_) {
+            if (from == candidate_) {
+                place.to = from;
+                moved++;
+            }
+            candidate_token_ = 0;
+            candidate_ = {};
+            return;
+        }
+        const auto sent = static_cast<int64_t>(token ^ secret_);
+        if (sent > now || now - sent > dead_ns * 2) return;  // no token of ours
+        round_trip_ns = now - sent;
+        if (packet_bytes != 0) path.answered(packet_bytes, now);
+    } else {
+        bad_control++;
+    }
+}
+
+void Live::tick(int64_t now) {
+    if (session && session->state() == Session::State::handshaking) {
+        if (const int64_t at = session->timer_due(); at != 0 && now >= at) session->on_timer(*this);
+        return;
+    }
+    if (!up()) return;
+    flush_pack();
+    if (std::exchange(sent_, false)) last_busy_ = now;
+    const bool busy = last_busy_ != 0 && now - last_busy_ < busy_ns;
+    if (superseded == 0)
+        if (const auto bytes = path.probe(now, busy, round_trip_ns)) ping(now, *bytes, place.to);
+    const int64_t silence = now - last_opened;
+    const int64_t patience = busy || unanswered_ ? ping_ns : keepalive_ns;
+    if (superseded == 0 && silence > patience && now - last_ping_ > ping_ns) {
+        unanswered_ = true;
+        last_ping_ = now;
+        ping(now, 0, place.to);
+    }
+}
+
+int64_t Live::due(int64_t now) const {
+    if (session && session->state() == Session::State::handshaking) return session->timer_due();
+    if (!up()) return 0;
+    return now + (path.searching() || unanswered_ ? PathMtu::retry_ns / 2 : ping_ns);
+}
+
+void Live::too_big(size_t datagram_bytes, int64_t now) {
+    path.too_big(static_cast<uint32_t>(datagram_bytes + (place.to.family() == AF_INET6 ? 48 : 28)), now);
+}
+
+}  // namespace banana::tunnel

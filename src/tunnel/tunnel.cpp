@@ -1,0 +1,264 @@
+#include "tunnel/tunnel.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "tunnel/control.h"
+
+namespace banana::tunnel {
+
+namespace {
+
+constexpr uint32_t mtu_min = 68, mtu_max = 65535;  // RFC 791; a Corm's limits are the controller's
+
+Json count_json(const FrameCount& count) { return Json::object({{"frames", count.frames}, {"bytes", count.bytes}}); }
+
+template <class Reason, size_t size>
+void add_reasons(Json& to, const std::array<uint64_t, size>& counts, const char* (*name)(Reason)) {
+    for (size_t i = 0; i < size; i++)
+        if (counts[i] != 0) to.set(name(static_cast<Reason>(i)), counts[i]);
+}
+
+template <size_t size>
+void add_up(std::array<uint64_t, size>& sum, const std::array<uint64_t, size>& more) {
+    for (size_t i = 0; i < size; i++) sum[i] += more[i];
+}
+
+Result<uint32_t> connector_of(const Json& params) {
+    TRY_SET(const std::string text, params.string("connector"));
+    const auto connector = parse_hex32(text);
+    if (!connector || *connector == session_id)
+        return Error(Errc::invalid, fmt::format("connector '{}': eight hexadecimal digits, not all zero, are wanted",
+                                                printable(text, 40)));
+    return *connector;
+}
+
+Json channel_json(const Channel& channel, size_t lane, int64_t now) {
+    Json out = Json::object({{"lane", static_cast<uint64_t>(lane)},
+                             {"state", channel_state_name(channel.state())},
+                             {"reason", channel.reason()},
+                             {"rekeys", channel.rekeys()},
+                             {"moved", channel.moved()},
+                             {"sessions", static_cast<uint64_t>(channel.sessions().size())}});
+    auto refused = channel.refused();
+    for (const auto& live : channel.sessions()) add_up(refused, live->refused);
+    Json reasons = Json::object();
+    add_reasons<Refusal>(reasons, refused, refusal_name);
+    out.set("refused", reasons);
+    const Live* live = channel.current();
+    if (live == nullptr) return out;
+    out.set("cipher", live->session->cipher());
+    out.set("address", live->place.to.text());
+    out.set("path_mtu", live->path.current());
+    out.set("age_s", (now - live->up_since) / 1'000'000'000);
+    out.set("round_trip_us", live->round_trip_ns / 1000);
+    out.set("dialled", live->session->dialled());
+    return out;
+}
+
+}  // namespace
+
+Tunnel::Tunnel(std::shared_ptr<const Context> context, CipherPreference cipher, OnChange on_change)
+    : context_(std::move(context)), cipher_(cipher), on_change_(std::move(on_change)), udp_(test_udp_offload()) {
+    log::info("tunnel of host {}: UDP segmentation offload {}, receive offload {}, prefers {}", context_->host(),
+              udp_.gso ? "on" : "off", udp_.gro ? "on" : "off",
+              cipher_ == CipherPreference::aes ? "AES-128-GCM" : "ChaCha20-Poly1305");
+}
+Tunnel::~Tunnel() = default;
+
+Json Tunnel::hello() const {
+    return Json::object({{"version", control_version},
+                         {"pid", static_cast<int64_t>(::getpid())},
+                         {"host", context_->host()},
+                         {"configured", configured_},
+                         {"gso", udp_.gso},
+                         {"gro", udp_.gro},
+                         {"cipher", cipher_ == CipherPreference::aes ? "aes" : "chacha"}});
+}
+
+Result<Json> Tunnel::configure(const Json& params, std::vector<Fd> sockets) {
+    TRY_SET(const int64_t count, params.integer("lanes", 1, control_fds_max / 2));
+    TRY_SET(const std::string poll, params.string("poll"));
+    if (poll != "auto" && poll != "never")
+        return Error(Errc::invalid, fmt::format("poll '{}': 'auto' or 'never' is wanted", printable(poll, 40)));
+    TRY_SET(const int64_t seconds, params.integer("rekey_seconds", 1, 86400 * 30));
+    TRY_SET(const int64_t records, params.integer("rekey_records", 1000));
+    if (sockets.size() != 2 * static_cast<size_t>(count))
+        return Error(Errc::invalid, fmt::format("{} lanes need {} sockets, not {}", count, 2 * count, sockets.size()));
+    TRY(steer_by_lane(sockets[0].get()));
+    const Json cpus = params.get("cpus");
+    wires_.clear();
+    peers_.clear();
+    lanes_.clear();  // ends their threads and sessions
+    for (size_t i = 0; i < static_cast<size_t>(count); i++) {
+        LaneConfig config;
+        config.number = static_cast<uint8_t>(i);
+        config.cpu = cpus.size() != 0 ? static_cast<int>(cpus.at(i % cpus.size()).as_int(-1)) : -1;
+        config.poll = poll == "auto";
+        config.rekey.age_ns = seconds * 1'000'000'000;
+        config.rekey.records = static_cast<uint64_t>(records);
+        config.udp = udp_;
+        lanes_.push_back(std::make_unique<Lane>(
+            context_, LaneSockets{std::move(sockets[2 * i]), std::move(sockets[2 * i + 1])}, config, on_change_));
+    }
+    configured_ = params;
+    log::info("tunnel: {} lanes on {} port {}", count, params.get("address").as_string("any"),
+              params.get("port").as_int());
+    return Json::object();
+}
+
+Result<Json> Tunnel::set_peers(const Json& params) {
+    TRY_SET(const Json list, params.array_at("peers"));
+    std::map<std::string, Peer> next;
+    for (size_t i = 0; i < list.size(); i++) {
+        const Json item = list.at(i);
+        TRY_SET(const std::string name, item.string("name"));
+        TRY_SET(const std::string address, item.string("address"));
+        TRY_SET(const IpAddress ip, IpAddress::parse(address));
+        TRY_SET(const int64_t port, item.integer("port", 1, 65535));
+        TRY_SET(const int64_t lanes, item.integer("lanes", 1, 255));
+        next[name] = {Endpoint::of(ip, static_cast<uint16_t>(port)), static_cast<size_t>(lanes)};
+    }
+    for (size_t i = 0; i < lanes_.size(); i++)
+        lanes_[i]->run([&] {
+            for (const auto& [name, peer] : peers_)
+                if (!next.contains(name) || next[name].lanes <= i) lanes_[i]->remove_peer(name);
+            for (const auto& [name, peer] : next)
+                if (peer.lanes > i) lanes_[i]->set_peer(name, peer.address);
+        });
+    peers_ = std::move(next);
+    return Json::object();
+}
+
+Result<Json> Tunnel::add_wire(const Json& params, std::vector<Fd> queues) {
+    TRY_SET(const uint32_t connector, connector_of(params));
+    TRY_SET(const std::string device, params.string("device"));
+    TRY_SET(const std::string peer, params.string("peer"));
+    TRY_SET(const int64_t mtu, params.integer("mtu", mtu_min, mtu_max));
+    const auto known = peers_.find(peer);
+    if (known == peers_.end())
+        return Error(Errc::not_found, fmt::format("wire {}: host '{}' is no peer", hex32(connector), printable(peer)));
+    const size_t lanes = std::min(lanes_.size(), known->second.lanes);
+    if (queues.size() != lanes)
+        return Error(Errc::invalid, fmt::format("wire {}: {} lanes with host {} need as many tap queues, not {}",
+                                                hex32(connector), lanes, peer, queues.size()));
+    for (size_t i = 0; i < lanes_.size(); i++)
+        lanes_[i]->run([&] {
+            lanes_[i]->remove_wire(connector);
+            if (i < lanes)
+                lanes_[i]->add_wire(connector, device, peer, static_cast<uint32_t>(mtu), std::move(queues[i]));
+        });
+    wires_[connector] = {device, peer, static_cast<uint32_t>(mtu)};
+    return Json::object();
+}
+
+Result<Json> Tunnel::remove_wire(const Json& params) {
+    TRY_SET(const uint32_t connector, connector_of(params));
+    if (wires_.erase(connector) == 0) return Json::object();
+    for (const auto& lane : lanes_) lane->run([&] { lane->remove_wire(connector); });
+    return Json::object();
+}
+
+Result<Json> Tunnel::list_wires(const Json& params) const {
+    const std::string after = params.get("after").as_string();
+    auto it = after.empty() ? wires_.begin() : wires_.upper_bound(parse_hex32(after).value_or(0));
+    Json list = Json::array();
+    for (; it != wires_.end() && list.size() < control_list_max; ++it)
+        list.push(Json::object({{"connector", hex32(it->first)},
+                                {"device", it->second.device},
+                                {"peer", it->second.peer},
+                                {"mtu", it->second.mtu}}));
+    return Json::object({{"wires", list}, {"more", it != wires_.end()}});
+}
+
+Result<Json> Tunnel::show_wire(const Json& params) {
+    TRY_SET(const uint32_t connector, connector_of(params));
+    const auto it = wires_.find(connector);
+    if (it == wires_.end()) return Error(Errc::not_found, fmt::format("wire {}: not carried", hex32(connector)));
+    FrameCount sent, received;
+    std::array<uint64_t, static_cast<size_t>(Drop::count_)> drops{};
+    Json lanes = Json::array();
+    const int64_t now = monotonic_ns();
+    for (size_t i = 0; i < lanes_.size(); i++)
+        lanes_[i]->run([&] {
+            const LaneWire* wire = lanes_[i]->wire(connector);
+            if (wire == nullptr) return;
+            sent = {sent.frames + wire->sent.frames, sent.bytes + wire->sent.bytes};
+            received = {received.frames + wire->received.frames, received.bytes + wire->received.bytes};
+            add_up(drops, wire->drops);
+            Json lane = lane_json(i);
+            lane.set("wire_wakeups", wire->wakeups);
+            if (wire->channel != nullptr) lane.set("session", channel_json(*wire->channel, i, now));
+            lanes.push(lane);
+        });
+    Json reasons = Json::object();
+    add_reasons<Drop>(reasons, drops, drop_name);
+    return Json::object({{"connector", hex32(connector)},
+                         {"device", it->second.device},
+                         {"peer", it->second.peer},
+                         {"mtu", it->second.mtu},
+                         {"sent", count_json(sent)},
+                         {"received", count_json(received)},
+                         {"drops", reasons},
+                         {"lanes", lanes}});
+}
+
+// On the lane's thread.
+Json Tunnel::lane_json(size_t number) {
+    const auto& counters = lanes_[number]->counters();
+    const auto& sent = lanes_[number]->send_counters();
+    Json drops = Json::object();
+    add_reasons<Drop>(drops, counters.drops, drop_name);
+    const double per_wakeup = counters.wakeups_per_s > 0 ? counters.frames_per_s / counters.wakeups_per_s : 0;
+    return Json::object({{"lane", static_cast<uint64_t>(number)},
+                         {"wakeups", counters.wakeups},
+                         {"polls", counters.polls},
+                         {"frames", counters.frames},
+                         {"wakeups_per_s", counters.wakeups_per_s},
+                         {"frames_per_s", counters.frames_per_s},
+                         {"frames_per_wakeup", per_wakeup},
+                         {"datagrams_sent", sent.datagrams},
+                         {"send_calls", sent.calls},
+                         {"send_errors", sent.errors},
+                         {"strangers", counters.strangers},
+                         {"no_session", counters.no_session},
+                         {"challenges", lanes_[number]->challenges()},
+                         {"drops", drops}});
+}
+
+Json Tunnel::peer_json(const std::string& name, const Peer& peer) {
+    Json lanes = Json::array();
+    std::string state = "up", reason;
+    const int64_t now = monotonic_ns();
+    for (size_t i = 0; i < std::min(lanes_.size(), peer.lanes); i++)
+        lanes_[i]->run([&] {
+            const auto it = lanes_[i]->channels().find(name);
+            if (it == lanes_[i]->channels().end()) return;
+            if (it->second->state() != ChannelState::up) {
+                state = channel_state_name(it->second->state());
+                reason = it->second->reason();
+            }
+            lanes.push(channel_json(*it->second, i, now));
+        });
+    return Json::object({{"name", name}, {"state", state}, {"reason", reason}, {"lanes", lanes}});
+}
+
+Result<Json> Tunnel::status() {
+    Json lanes = Json::array(), peers = Json::array();
+    for (size_t i = 0; i < lanes_.size(); i++) lanes_[i]->run([&] { lanes.push(lane_json(i)); });
+    for (const auto& [name, peer] : peers_) peers.push(peer_json(name, peer));
+    return Json::object({{"lanes", lanes}, {"peers", peers}, {"wires", static_cast<uint64_t>(wires_.size())}});
+}
+
+Result<Json> Tunnel::rekey(const Json& params) {
+    const std::string peer = params.get("peer").as_string();
+    if (!peer.empty() && !peers_.contains(peer))
+        return Error(Errc::not_found, fmt::format("host '{}' is no peer", printable(peer)));
+    for (const auto& lane : lanes_) lane->run([&] { lane->rekey(peer); });
+    return Json::object();
+}
+
+}  // namespace banana::tunnel
