@@ -60,12 +60,12 @@ Status verify_chain(X509_STORE* trusted, X509* certificate, const std::string& c
     return verdict_error(verdict, ca_path);
 }
 
-Status check_controller(const CertInfo& certificate, const std::string& who) {
-    if (certificate.role == role_controller) return {};
-    return Error(Errc::refused,
-                 fmt::format("certificate '{}' has {}; {} need role '{}'", certificate.subject,
-                             certificate.role.empty() ? "no role" : fmt::format("role '{}'", certificate.role), who,
-                             role_controller));
+Status check_role(const CertInfo& certificate, const char* role, const std::string& who) {
+    if (certificate.role == role) return {};
+    return Error(
+        Errc::refused,
+        fmt::format("certificate '{}' has {}; {} need role '{}'", certificate.subject,
+                    certificate.role.empty() ? "no role" : fmt::format("role '{}'", certificate.role), who, role));
 }
 
 Status check_key_mode(const std::string& path) {

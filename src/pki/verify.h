@@ -26,8 +26,11 @@ Error verdict_error(const Verdict& verdict, const std::string& ca_path);
 // Chain and validity, now.
 Status verify_chain(X509_STORE* trusted, X509* certificate, const std::string& ca_path);
 
-// `who`: what needs the role controller, in the plural: "peers".
-Status check_controller(const CertInfo& certificate, const std::string& who);
+// `who`: what needs the role, in the plural: "peers".
+Status check_role(const CertInfo& certificate, const char* role, const std::string& who);
+inline Status check_controller(const CertInfo& certificate, const std::string& who) {
+    return check_role(certificate, role_controller, who);
+}
 Status check_key_mode(const std::string& path);  // a key that others may read is no key
 
 }  // namespace banana::pki

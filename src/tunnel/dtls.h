@@ -2,7 +2,7 @@
 //
 // Concepts: a Context holds this host's key, certificate and CA, what both ends may negotiate (DTLS 1.2, later when the
 // library has it; ECDHE with AES-128-GCM or ChaCha20-Poly1305; mutual certificates; no renegotiation, no resumption,
-// no compression) and the cookie key. A Listener answers first ClientHellos without keeping anything per sender, until
+// no compression). A Listener answers first ClientHellos without keeping anything per sender, until
 // one brings its cookie back. A Session is one DTLS association from there on. Whose it is (`peer()`) is found by our
 // own check of the certificate after the handshake: chain, validity, role "tunnel", and for a dialled session the name
 // that was dialled. Until then nothing that it carries is passed on. Cipher: each end says which of the two it does
@@ -35,6 +35,11 @@ struct Credentials {
     std::string ca, certificate, key;  // paths, PEM
 };
 
+enum class OwnCertificate {
+    must_fit,  // be one that peers accept: the CA's, valid now, role "tunnel", one host name
+    as_it_is,  // for tests of those that do not
+};
+
 // Takes what a session sends: the DTLS part of one datagram.
 class Sink {
 public:
@@ -44,9 +49,9 @@ public:
 
 class Context {
 public:
-    // The certificate must have the role "tunnel" and be `host`'s if that is not empty; the key readable by its owner
-    // only.
-    static Result<std::shared_ptr<const Context>> load(const Credentials& credentials, CipherPreference preference);
+    // The key must be readable by its owner only.
+    static Result<std::shared_ptr<const Context>> load(const Credentials& credentials, CipherPreference preference,
+                                                       OwnCertificate own = OwnCertificate::must_fit);
     const std::string& host() const;  // as the own certificate names it
     ~Context();
     struct Impl;
@@ -68,12 +73,14 @@ enum class Refusal : uint8_t {
 };
 const char* refusal_name(Refusal refusal);
 
+struct Association;
+
 class Session {
 public:
     enum class State { handshaking, up, closed };
 
     // `expected_peer`: the host name that the certificate must bear. Sends the first ClientHello at once.
-    // `datagram_bytes`: of DTLS per datagram during the handshake.
+    // `datagram_bytes`: of DTLS per datagram during the handshake, at least handshake_datagram_min.
     static Result<std::unique_ptr<Session>> dial(std::shared_ptr<const Context> context,
                                                  const std::string& expected_peer, size_t datagram_bytes, Sink& sink);
     ~Session();
@@ -86,13 +93,16 @@ public:
     uint64_t records_sealed() const;
     uint64_t records_opened() const;
 
-    // A datagram's DTLS part while handshaking, or one of a handshake's stragglers later. The state may change.
+    // A datagram's DTLS part while handshaking, or one of a handshake's stragglers later. The state may change. The
+    // listener's end is up first: what it seals before it has opened anything may overtake its Finished and be refused.
     void on_handshake(std::span<const uint8_t> records, Sink& sink);
     // Up: opens one record into `plain` (at least its size). Returns the plaintext's size; 0 with `refusal` set when
-    // nothing was opened; a close alert changes the state.
+    // nothing was opened, and with Refusal::none after an alert or a straggler; a close alert changes the state.
     size_t open(std::span<const uint8_t> record, std::span<uint8_t> plain, Refusal& refusal, Sink& sink);
-    // Up: seals `plain` into one record, handed to `sink`. False: the session is at its end (closed; records used up).
+    // Up: seals `plain` (1 to 16 384 bytes) into one record, handed to `sink`. False: the session is at its end
+    // (closed; records used up).
     bool seal(std::span<const uint8_t> plain, Sink& sink);
+    void limit_records(uint64_t most);  // that seal() makes; 2^36 if not said, long before record numbers run out
 
     // Handshake retransmission: when on_timer() is due, as monotonic ns; 0: not at all.
     int64_t timer_due() const;
@@ -102,11 +112,11 @@ public:
 
 private:
     friend class Listener;
-    struct Impl;
-    explicit Session(std::unique_ptr<Impl> impl);
-    std::unique_ptr<Impl> impl_;
+    explicit Session(std::unique_ptr<Association> association);
+    std::unique_ptr<Association> association_;
 };
 
+inline constexpr size_t handshake_datagram_min = 256;
 inline constexpr int64_t handshake_first_retry_ns = 250'000'000;  // doubles up to:
 inline constexpr int64_t handshake_retry_max_ns = 1'000'000'000;
 inline constexpr int64_t handshake_deadline_ns = 10'000'000'000;
@@ -118,7 +128,10 @@ public:
     ~Listener();
     // `sender`: address, port, lane and index as bytes: what the cookie is bound to. `records`: the DTLS part of a
     // hello datagram. A ClientHello without a good cookie is answered with a challenge that is no larger than it;
-    // anything else is met with silence. With a good cookie: the new session, which has answered into `sink` already.
+    // anything else is met with silence. With a good cookie: the new session, which has answered into `sink` already,
+    // and may be closed already (why_closed()). A hello may come twice: who has a session of that sender passes it to
+    // Session::on_handshake() instead. Cookies live for minutes, so an onlooker can repeat a hello: bound the sessions
+    // that are handshaking.
     std::unique_ptr<Session> on_hello(std::span<const uint8_t> records, std::span<const uint8_t> sender, Sink& sink);
     uint64_t challenges() const;  // sent so far
     uint64_t ignored() const;     // datagrams that were no ClientHello

@@ -1,0 +1,100 @@
+// First ClientHellos: a challenge for each, a session for those that bring it back.
+//
+// What a stranger can make us do is bounded by what it sends: no byte is kept for it, and its answer is never larger
+// than its question (a challenge is 60 bytes, the least ClientHello that OpenSSL reads to its cookie is 63). OpenSSL's
+// DTLSv1_listen() does the challenge on a scratch association, which it clears each time, and which becomes the
+// session's when the cookie is good.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "tunnel/dtls_internal.h"
+
+namespace banana::tunnel {
+
+namespace {
+
+using AddressPtr = std::unique_ptr<BIO_ADDR, pki::OpensslFree<BIO_ADDR_free>>;
+
+constexpr uint8_t client_hello = 1;
+constexpr size_t challenge_bytes = RecordHeader::bytes + 12 + 3 + Cookies::bytes;  // message header; version, length
+
+bool is_client_hello(std::span<const uint8_t> records) {
+    const auto header = read_record(records);
+    return header && header->type == ContentType::handshake && header->epoch == 0 &&
+           records.size() >= challenge_bytes && records[RecordHeader::bytes] == client_hello;
+}
+
+}  // namespace
+
+int on_make_cookie(SSL* ssl, unsigned char* cookie, unsigned* size) {
+    const CookieRequest* hello = association_of(ssl).hello;
+    if (hello == nullptr) return 0;
+    const auto made = hello->cookies->make(hello->sender, hello->now);
+    std::copy(made.begin(), made.end(), cookie);
+    *size = static_cast<unsigned>(made.size());
+    return 1;
+}
+
+int on_check_cookie(SSL* ssl, const unsigned char* cookie, unsigned size) {
+    const CookieRequest* hello = association_of(ssl).hello;
+    return hello != nullptr && hello->cookies->good({cookie, size}, hello->sender, hello->now) ? 1 : 0;
+}
+
+struct Listener::Impl {
+    Impl(std::shared_ptr<const Context> with, size_t bytes)
+        : context(std::move(with)), datagram_bytes(std::max(bytes, handshake_datagram_min)), cookies(monotonic_ns()) {}
+
+    std::shared_ptr<const Context> context;
+    size_t datagram_bytes;
+    Cookies cookies;
+    AddressPtr nobody{BIO_ADDR_new()};  // where OpenSSL puts an address that our BIO does not have
+    std::unique_ptr<Association> scratch;
+    uint64_t challenges = 0, ignored = 0;
+
+    bool ready() {
+        if (scratch || !nobody) return scratch != nullptr;
+        auto made = make_association(context, datagram_bytes);
+        if (made) scratch = std::move(*made);
+        return scratch != nullptr;
+    }
+};
+
+Listener::Listener(std::shared_ptr<const Context> context, size_t datagram_bytes)
+    : impl_(std::make_unique<Impl>(std::move(context), datagram_bytes)) {}
+Listener::~Listener() = default;
+
+std::unique_ptr<Session> Listener::on_hello(std::span<const uint8_t> records, std::span<const uint8_t> sender,
+                                            Sink& sink) {
+    Impl& self = *impl_;
+    if (!is_client_hello(records) || !self.ready()) {
+        ++self.ignored;
+        return nullptr;
+    }
+    const CookieRequest hello{&self.cookies, sender, monotonic_ns()};
+    Association& a = *self.scratch;
+    a.hello = &hello;
+    a.link.sink = &sink;
+    a.link.in = records;
+    const uint64_t written = a.link.written;
+    const int listened = DTLSv1_listen(a.ssl.get(), self.nobody.get());
+    a.link.in = {};
+    ++(a.link.written != written ? self.challenges : self.ignored);
+    if (listened == 1) {
+        --self.ignored;
+        a.started = hello.now;
+        a.heard = true;
+        advance(a);
+    }
+    a.hello = nullptr;
+    ERR_clear_error();
+    if (listened == 1) return std::unique_ptr<Session>(new Session(std::move(self.scratch)));
+    if (listened < 0) self.scratch.reset();  // OpenSSL says that it is not to be used again
+    return nullptr;
+}
+
+uint64_t Listener::challenges() const { return impl_->challenges; }
+uint64_t Listener::ignored() const { return impl_->ignored; }
+
+}  // namespace banana::tunnel

@@ -1,0 +1,278 @@
+// A session's life:
+//
+//      dial(), or a        handshake done,
+//      hello with cookie   certificate judged       close(), close_notify, alert, fail()
+//   ------> handshaking ----------------------> up --------------------------------------> closed
+//                |                                                                            ^
+//                +---- alert, refused certificate, 10 s, close(), fail() ---------------------+
+//
+// handshaking: nothing is sealed or opened. up: the peer is known. closed: nothing is sent any more.
+//
+// Why nothing that comes by datagram can end a session that is up, unless its peer sealed it: a record reaches OpenSSL
+// only when it is of the epoch that is encrypted, and OpenSSL drops what does not authenticate. During the handshake
+// records are clear text, and who can forge a datagram to the session can end that attempt; it is begun again.
+//
+// OpenSSL's retransmission timer runs by the wall clock. Our own due times and the deadline are monotonic: a step of
+// the clock may delay or hasten one retransmission, or cost the attempt its ten seconds, and no more than that.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/clock.h"
+#include "tunnel/dtls_internal.h"
+
+namespace banana::tunnel {
+
+namespace {
+
+using State = Session::State;
+
+constexpr uint16_t sealed_epoch = 1;  // there is no renegotiation: epoch 0 is the handshake's, 1 all the rest
+constexpr unsigned early_max = 32;    // of those that OpenSSL keeps until the key is known, each in 16 KB
+constexpr size_t plain_max = SSL3_RT_MAX_PLAIN_LENGTH;
+constexpr size_t overhead_min = RecordHeader::bytes + 16;
+
+const std::string aes_name = "AES-128-GCM", chacha_name = "CHACHA20-POLY1305";
+
+// Microseconds; `previous` 0: a flight's first.
+unsigned on_timer_length(SSL*, unsigned previous) {
+    constexpr auto first = static_cast<unsigned>(handshake_first_retry_ns / 1000);
+    constexpr auto most = static_cast<unsigned>(handshake_retry_max_ns / 1000);
+    return previous == 0 ? first : std::min(previous * 2, most);
+}
+
+void read_timer(Association& a) {
+    timeval left{};
+    a.timer = a.started + handshake_deadline_ns;
+    if (DTLSv1_get_timeout(a.ssl.get(), &left) == 1)
+        a.timer = std::min(a.timer, monotonic_ns() + left.tv_sec * 1'000'000'000 + left.tv_usec * 1'000);
+}
+
+// The handshake is done: who is it?
+Status admit(Association& a) {
+    const X509* certificate = SSL_get0_peer_certificate(a.ssl.get());
+    if (certificate == nullptr || SSL_get_verify_result(a.ssl.get()) != X509_V_OK)
+        return Error(Errc::refused, "no verified certificate was shown");
+    TRY_SET(const pki::CertInfo info, pki::describe(certificate));
+    TRY(judge(info, a.expected));
+    const auto id = SSL_CIPHER_get_id(SSL_get_current_cipher(a.ssl.get()));
+    if (id != TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 && id != TLS1_CK_ECDHE_ECDSA_WITH_CHACHA20_POLY1305)
+        return Error(Errc::refused, "a cipher that was not offered");
+    a.cipher = id == TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 ? aes_name : chacha_name;
+    a.peer = info.host;
+    return {};
+}
+
+// Feeds one record, in the clear or not, to the handshake.
+void feed_handshake(Association& a, std::span<const uint8_t> record, const RecordHeader& header) {
+    if (header.type == ContentType::application || header.epoch > sealed_epoch) return;
+    if (header.epoch == sealed_epoch && ++a.early > early_max) return;
+    a.heard = true;
+    a.link.in = record;
+    advance(a);
+    a.link.in = {};
+}
+
+// Feeds an encrypted record that is no data to a session that is up: an alert, or a straggler of its handshake.
+// Returns whether anything came of it.
+bool feed_other(Association& a, std::span<const uint8_t> record) {
+    uint8_t nothing[1];
+    const uint64_t written = a.link.written;
+    a.alert = -1;
+    a.link.in = record;
+    const int got = SSL_read(a.ssl.get(), nothing, sizeof nothing);
+    a.link.in = {};
+    const bool closed = (SSL_get_shutdown(a.ssl.get()) & SSL_RECEIVED_SHUTDOWN) != 0;
+    const unsigned long reason = ERR_peek_error();
+    if (closed && a.alert < 0)
+        set_state(a, State::closed, "closed by the other end");
+    else if (closed || (got <= 0 && !SSL_want_read(a.ssl.get())))
+        set_state(a, State::closed, failure_text(a, reason));
+    ERR_clear_error();
+    return closed || a.alert >= 0 || a.link.written != written;
+}
+
+}  // namespace
+
+void set_state(Association& a, State to, const std::string& why) {
+    if (a.state == State::closed || a.state == to) return;  // closed is the end, with the first reason
+    a.state = to;
+    a.timer = 0;
+    a.why = why;
+}
+
+Result<std::unique_ptr<Association>> make_association(std::shared_ptr<const Context> context, size_t datagram_bytes) {
+    ERR_clear_error();
+    auto a = std::make_unique<Association>();
+    a->context = std::move(context);
+    a->ssl.reset(SSL_new(a->context->impl().ssl.get()));
+    BIO* bio = a->ssl ? make_link_bio(a->link) : nullptr;
+    if (bio == nullptr) return Error(fmt::format("DTLS session: {}", pki::openssl_reason()));
+    SSL_set_bio(a->ssl.get(), bio, bio);
+    SSL_set_app_data(a->ssl.get(), a.get());
+    DTLS_set_timer_cb(a->ssl.get(), on_timer_length);
+    if (DTLS_set_link_mtu(a->ssl.get(), static_cast<long>(datagram_bytes)) != 1) {
+        ERR_clear_error();
+        return Error(Errc::invalid, fmt::format("DTLS session: {} bytes of handshake per datagram; at least {}",
+                                                datagram_bytes, handshake_datagram_min));
+    }
+    a->started = monotonic_ns();
+    return a;
+}
+
+void advance(Association& a) {
+    if (a.state != State::handshaking) return;
+    ERR_clear_error();
+    const int done = SSL_do_handshake(a.ssl.get());
+    if (done != 1 && SSL_get_error(a.ssl.get(), done) == SSL_ERROR_WANT_READ) return read_timer(a);
+    if (done != 1) {
+        set_state(a, State::closed, failure_text(a, ERR_peek_error()));
+    } else if (const Status admitted = admit(a); admitted) {
+        set_state(a, State::up, "");
+    } else {
+        SSL_shutdown(a.ssl.get());
+        set_state(a, State::closed, admitted.error().message());
+    }
+    ERR_clear_error();
+}
+
+Session::Session(std::unique_ptr<Association> association) : association_(std::move(association)) {}
+Session::~Session() = default;
+
+Result<std::unique_ptr<Session>> Session::dial(std::shared_ptr<const Context> context, const std::string& expected_peer,
+                                               size_t datagram_bytes, Sink& sink) {
+    if (auto named = pki::check_host_name(expected_peer); !named) return named.error().context("DTLS session");
+    TRY_SET(auto a, make_association(std::move(context), datagram_bytes));
+    a->dialled = true;
+    a->expected = expected_peer;
+    a->link.sink = &sink;
+    SSL_set_connect_state(a->ssl.get());
+    advance(*a);
+    if (a->state == State::closed) return Error(fmt::format("DTLS session to {}: {}", expected_peer, a->why));
+    return std::unique_ptr<Session>(new Session(std::move(a)));
+}
+
+void Session::on_handshake(std::span<const uint8_t> records, Sink& sink) {
+    Association& a = *association_;
+    a.link.sink = &sink;
+    while (a.state != State::closed) {
+        const auto header = read_record(records);
+        if (!header) return;
+        const auto record = records.first(header->record_bytes);
+        records = records.subspan(header->record_bytes);
+        if (a.state == State::handshaking) {
+            feed_handshake(a, record, *header);
+        } else if (!a.dialled && header->epoch == sealed_epoch && header->type == ContentType::handshake) {
+            // The listener's end spoke last. A Finished that comes again says that its own was lost: OpenSSL repeats
+            // it.
+            feed_other(a, record);
+        }
+    }
+}
+
+size_t Session::open(std::span<const uint8_t> record, std::span<uint8_t> plain, Refusal& refusal, Sink& sink) {
+    Association& a = *association_;
+    const auto header = read_record(record);
+    refusal = Refusal::malformed;
+    if (a.state != State::up || !header || header->epoch != sealed_epoch || header->record_bytes != record.size() ||
+        plain.size() + overhead_min < record.size())
+        return 0;
+    switch (a.window.place(header->number)) {
+        case ReplayWindow::Place::fresh: break;
+        case ReplayWindow::Place::replayed: refusal = Refusal::replayed; return 0;
+        case ReplayWindow::Place::too_old: refusal = Refusal::too_old; return 0;
+    }
+    a.link.sink = &sink;
+    if (header->type == ContentType::application) [[likely]] {
+        a.link.in = record;
+        const int size = SSL_read(a.ssl.get(), plain.data(), static_cast<int>(plain.size()));
+        if (size > 0) [[likely]] {
+            a.window.mark(header->number);
+            ++a.opened;
+            refusal = Refusal::none;
+            return static_cast<size_t>(size);
+        }
+        a.link.in = {};
+        refusal = Refusal::forged;
+        if (!SSL_want_read(a.ssl.get())) set_state(a, State::closed, failure_text(a, ERR_peek_error()));
+        ERR_clear_error();
+        return 0;
+    }
+    if (header->type == ContentType::change_cipher) return 0;
+    if (header->type == ContentType::handshake && a.dialled) {  // as in on_handshake(): nothing to do for us
+        refusal = Refusal::none;
+        return 0;
+    }
+    refusal = feed_other(a, record) ? Refusal::none : Refusal::forged;
+    if (refusal == Refusal::none) a.window.mark(header->number);
+    return 0;
+}
+
+bool Session::seal(std::span<const uint8_t> plain, Sink& sink) {
+    Association& a = *association_;
+    if (a.state != State::up || a.sealed >= a.sealed_max || plain.empty() || plain.size() > plain_max) return false;
+    a.link.sink = &sink;
+    if (SSL_write(a.ssl.get(), plain.data(), static_cast<int>(plain.size())) > 0) [[likely]] {
+        ++a.sealed;
+        return true;
+    }
+    set_state(a, State::closed, failure_text(a, ERR_peek_error()));
+    ERR_clear_error();
+    return false;
+}
+
+int64_t Session::timer_due() const { return association_->state == State::handshaking ? association_->timer : 0; }
+
+void Session::on_timer(Sink& sink) {
+    Association& a = *association_;
+    const int64_t now = monotonic_ns();
+    if (a.state != State::handshaking || now < a.timer) return;
+    if (now >= a.started + handshake_deadline_ns) {
+        constexpr int64_t second = 1'000'000'000;
+        return set_state(a, State::closed,
+                         fmt::format("{} within {} s", a.heard ? "handshake not finished" : "no answer",
+                                     handshake_deadline_ns / second));
+    }
+    a.link.sink = &sink;
+    ERR_clear_error();
+    if (DTLSv1_handle_timeout(a.ssl.get()) < 0)
+        set_state(a, State::closed, failure_text(a, ERR_peek_error()));
+    else
+        read_timer(a);
+    ERR_clear_error();
+}
+
+void Session::close(Sink& sink) {
+    Association& a = *association_;
+    if (a.state == State::up) {
+        a.link.sink = &sink;
+        SSL_shutdown(a.ssl.get());
+        ERR_clear_error();
+    }
+    set_state(a, State::closed, "closed by this host");
+}
+
+void Session::fail(const std::string& why) { set_state(*association_, State::closed, why); }
+void Session::limit_records(uint64_t most) { association_->sealed_max = std::min(association_->sealed_max, most); }
+
+State Session::state() const { return association_->state; }
+bool Session::dialled() const { return association_->dialled; }
+const std::string& Session::peer() const { return association_->peer; }
+const std::string& Session::cipher() const { return association_->cipher; }
+const std::string& Session::why_closed() const { return association_->why; }
+uint64_t Session::records_sealed() const { return association_->sealed; }
+uint64_t Session::records_opened() const { return association_->opened; }
+
+const char* refusal_name(Refusal refusal) {
+    switch (refusal) {
+        case Refusal::none: return "none";
+        case Refusal::malformed: return "malformed";
+        case Refusal::replayed: return "replayed";
+        case Refusal::too_old: return "too_old";
+        case Refusal::forged: return "forged";
+        case Refusal::count_: break;
+    }
+    return "";
+}
+
+}  // namespace banana::tunnel
