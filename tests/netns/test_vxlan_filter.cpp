@@ -204,6 +204,64 @@ TEST_CASE("vxlan filter: outlives its process; sync makes it right again, also a
     });
 }
 
+TEST_CASE("vxlan filter: an earlier version's table is taken up, its chain goes") {
+    isolated([] {
+        World w(false);
+        sh("nft -f - <<'END'\n"
+           "add table inet banana\n"
+           "add set inet banana vnis { typeof @th,96,24; }\n"
+           "add set inet banana pairs4 { typeof ip saddr . @th,96,24; }\n"
+           "add chain inet banana vxlan\n"
+           "add chain inet banana input { type filter hook input priority 0; policy accept; }\n"
+           "add rule inet banana vxlan ip saddr . @th,96,24 @pairs4 accept\n"
+           "add rule inet banana vxlan @th,96,24 != @vnis accept\n"
+           "add rule inet banana vxlan drop\n"
+           "add rule inet banana input udp dport 4789 jump vxlan\n"
+           "add element inet banana vnis { 70000 }\n"
+           "add element inet banana pairs4 { 192.0.2.1 . 70000 }\n"
+           "END\n");
+        auto filter = must(VxlanFilter::open());
+        CHECK(must(filter.list()) == std::vector<VxlanPeer>{{our_vni, ip("192.0.2.1")}});
+        sh("! nft list chain inet banana vxlan 2>/dev/null");
+        w.inject(w.third, our_vni, 1);
+        w.inject(w.peer, our_vni, 2);
+        CHECK(numbers_up_to(*w.wire, 2).empty());
+        CHECK(must(filter.dropped()) == 1);
+    });
+}
+
+TEST_CASE("vxlan filter: TCP to the same port number is left alone") {
+    for (bool v6 : {false, true}) {
+        CAPTURE(v6);
+        isolated([v6] {
+            World w(v6);
+            auto filter = must(VxlanFilter::open());
+            // Where a datagram has its VNI a SYN has its header's length, its flags and half its window: all such VNIs.
+            std::vector<VxlanPeer> peers;
+            for (uint32_t window = 0; window < 256; window++) peers.push_back({0xa00200 | window, ip("192.0.2.1")});
+            must(filter.allow(peers));
+            const int family = v6 ? AF_INET6 : AF_INET;
+            Fd listener(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            sockaddr_in6 to6{};
+            sockaddr_in to4{};
+            to6.sin6_family = AF_INET6;
+            to4.sin_family = AF_INET;
+            to6.sin6_port = to4.sin_port = htons(4789);
+            auto* to = v6 ? reinterpret_cast<sockaddr*>(&to6) : reinterpret_cast<sockaddr*>(&to4);
+            const socklen_t size = v6 ? sizeof(to6) : sizeof(to4);
+            REQUIRE(bind(listener.get(), to, size) == 0);
+            REQUIRE(listen(listener.get(), 1) == 0);
+            w.third.enter();
+            Fd client(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            const timeval patience{3, 0};
+            setsockopt(client.get(), SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+            inet_pton(AF_INET, "192.0.2.2", &to4.sin_addr);
+            inet_pton(AF_INET6, "fd00::2", &to6.sin6_addr);
+            CHECK(connect(client.get(), to, size) == 0);
+        });
+    }
+}
+
 TEST_CASE("vxlan filter: bad input is refused before the kernel is asked") {
     isolated([] {
         CHECK(VxlanFilter::open(4789, "x; flush ruleset").error().code() == Errc::invalid);
