@@ -1,12 +1,14 @@
 #include "tunnel/lane.h"
 
+#include <linux/if_tun.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 
 #include <algorithm>
-#include <climits>
+#include <cstring>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -22,10 +24,22 @@ void watch(int epoll, int fd, void* mark) {
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.ptr = mark;
-    if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0) log::error("tunnel: watch a descriptor: {}", errno);
+    if (::epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+        log::error("tunnel: watch a descriptor: {}", std::strerror(errno));
 }
 
+// Of a batch of datagrams; what does not fit makes the run of frames end earlier.
+constexpr size_t plain_bytes = 8 * Live::plain_max;
 constexpr size_t listener_datagram_bytes = PathMtu::floor_bytes - 48 - handshake_header_bytes;
+// What a tap of ours hands over and takes: everything. Whether UDP segmentation is part of it (Linux 6.2 and later).
+bool set_offloads(int tap) {
+    constexpr unsigned long all = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+    constexpr unsigned long udp = 0x20 | 0x40;  // TUN_F_USO4 | TUN_F_USO6, which Debian 12's headers lack
+    if (::ioctl(tap, TUNSETOFFLOAD, all | udp) == 0) return true;
+    if (::ioctl(tap, TUNSETOFFLOAD, all) != 0) log::error("tunnel: set a tap's offloads: {}", std::strerror(errno));
+    return false;
+}
+
 constexpr int64_t second_ns = 1'000'000'000;
 
 }  // namespace
@@ -44,7 +58,7 @@ Lane::Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const La
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       by_index_(1 << 16),
       frame_buffer_(slice_headroom + vnet_bytes + frame_max),
-      plain_(Live::plain_max + 2048) {
+      plain_(plain_bytes) {
     deliver_ = [this](uint32_t connector, const Offload& offload, std::span<uint8_t> frame) {
         deliver(connector, offload, frame);
     };
@@ -250,6 +264,7 @@ void Lane::add_wire(uint32_t connector, const std::string& device, const std::st
     wire->peer = peer;
     wire->mtu = mtu;
     wire->tap = std::move(tap);
+    wire->udp_gso = set_offloads(wire->tap.get());
     const auto channel = channels_.find(peer);
     wire->channel = channel == channels_.end() ? nullptr : channel->second.get();
     wire->held_since = 0;
@@ -261,6 +276,7 @@ void Lane::remove_wire(uint32_t connector) {
     if (it == wires_.end()) return;
     set_reading(*it->second, false);
     if (last_wire_ == it->second.get()) last_wire_ = nullptr;
+    if (run_wire_ == it->second.get()) run_wire_ = nullptr;
     std::erase(readable_, it->second.get());
     wires_.erase(it);
 }

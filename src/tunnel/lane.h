@@ -23,6 +23,7 @@
 #include <unordered_map>
 
 #include "tunnel/channel.h"
+#include "tunnel/udp_run.h"
 
 namespace banana::tunnel {
 
@@ -46,6 +47,7 @@ struct LaneWire {
     uint32_t mtu = 0;
     Fd tap;
     Channel* channel = nullptr;  // null: no such peer (yet)
+    bool udp_gso = false;        // the kernel takes UDP GSO frames from its tap
     bool reading = false;        // in the epoll set for input
     int64_t held_since = 0;      // its frames wait for a session; 0: they do not
     FrameCount sent, received;
@@ -127,7 +129,11 @@ private:
     void settle_pending(Live& live, int64_t now);
     void sweep_pending(int64_t now);
     void on_entry(Live& live, const Entry& entry);
+    LaneWire* admitted(uint32_t connector, const Offload& offload, std::span<const uint8_t> frame);
     void deliver(uint32_t connector, const Offload& offload, std::span<uint8_t> frame);
+    void deliver_in_run(uint32_t connector, const Offload& offload, std::span<uint8_t> frame);
+    void write(LaneWire& wire, const Offload& offload, std::span<uint8_t> frame);
+    void flush_run();
 
     std::shared_ptr<const Context> context_;
     LaneSockets sockets_;
@@ -142,7 +148,11 @@ private:
     std::vector<std::unique_ptr<Live>> pending_;  // accepted, peer not known
     std::vector<Live*> by_index_;
     uint16_t last_index_ = 0;
-    std::vector<uint8_t> frame_buffer_, plain_;
+    std::vector<uint8_t> frame_buffer_;
+    std::vector<uint8_t> plain_;  // records as they are opened; frames of the run stay there
+    size_t plain_used_ = 0;
+    UdpRun run_;
+    LaneWire* run_wire_ = nullptr;
     std::vector<LaneWire*> readable_;
     Live* receiving_ = nullptr;  // whose records are being opened
     Deliver deliver_;

@@ -18,6 +18,7 @@ void Lane::receive(Receiver& receiver, int socket) {
     if (datagrams.empty()) return;
     const int64_t now = monotonic_ns();
     for (const auto& datagram : datagrams) on_datagram(datagram, socket, now);
+    flush_run();
     // What is left of a frame whose end is not in this batch is in the next, or lost: the joiner finds out.
 }
 
@@ -142,19 +143,23 @@ void Lane::on_data(Live& live, std::span<const uint8_t> record, const Endpoint& 
         counters_.no_session++;
         return;
     }
-    const size_t bytes = live.open(record, from, plain_, now);
+    if (plain_.size() - plain_used_ < Live::plain_max + record_overhead) flush_run();
+    const size_t base = plain_used_;
+    const std::span<uint8_t> plain = std::span(plain_).subspan(base);
+    const size_t bytes = live.open(record, from, plain, now);
     if (bytes == 0) return;
     live.channel->opened(live, now);
     receiving_ = &live;
-    std::span<const uint8_t> rest(plain_.data(), bytes);
+    std::span<const uint8_t> rest = plain.first(bytes);
     while (const auto entry = next_entry(rest)) {
         if (entry->connector == session_id)
             live.on_control(entry->data, from, now);
         else
             on_entry(live, *entry);
     }
-    if (!rest.empty()) counters_.drops[static_cast<size_t>(Drop::bad_entry)]++;
+    if (!rest.empty()) drop(nullptr, Drop::bad_entry);
     receiving_ = nullptr;
+    plain_used_ = run_.empty() ? 0 : base + bytes;
 }
 
 void Lane::on_entry(Live& live, const Entry& entry) {
@@ -164,26 +169,69 @@ void Lane::on_entry(Live& live, const Entry& entry) {
     }
     // Its bytes are the lane's own buffer, and the entry's header stands before them: room for the vnet header.
     uint8_t* const data = plain_.data() + (entry.data.data() - plain_.data());
-    deliver(entry.connector, entry.offload, {data, entry.data.size()});
+    deliver_in_run(entry.connector, entry.offload, {data, entry.data.size()});
 }
 
-// `frame` has vnet_bytes of room before it. The id alone gives no right: the wire must be the sending host's.
-void Lane::deliver(uint32_t connector, const Offload& offload, std::span<uint8_t> frame) {
+// The wire that a frame may go to. The id alone gives no right: the wire must be the sending host's.
+LaneWire* Lane::admitted(uint32_t connector, const Offload& offload, std::span<const uint8_t> frame) {
     LaneWire* wire = last_wire_;
     if (wire == nullptr || wire->connector != connector) {
         const auto it = wires_.find(connector);
-        if (it == wires_.end()) return drop(nullptr, Drop::unknown_wire);
+        if (it == wires_.end()) {
+            drop(nullptr, Drop::unknown_wire);
+            return nullptr;
+        }
         wire = last_wire_ = it->second.get();
     }
-    if (wire->channel == nullptr || receiving_ == nullptr || wire->channel != receiving_->channel)
-        return drop(wire, Drop::foreign_wire);
-    if (const auto bad = check_frame(offload, frame, wire->mtu)) return drop(wire, *bad);
-    uint8_t* const start = frame.data() - vnet_bytes;
-    write_vnet(start, offload, static_cast<uint16_t>(gso_header_bytes(offload, frame)));
-    if (::write(wire->tap.get(), start, vnet_bytes + frame.size()) < 0) return drop(wire, Drop::tap_full);
+    if (wire->channel == nullptr || receiving_ == nullptr || wire->channel != receiving_->channel) {
+        drop(wire, Drop::foreign_wire);
+        return nullptr;
+    }
+    if (const auto bad = check_frame(offload, frame, wire->mtu)) {
+        drop(wire, *bad);
+        return nullptr;
+    }
     counters_.frames++;
     wire->received.frames++;
     wire->received.bytes += frame.size();
+    return wire;
+}
+
+// From the joiner, whose buffer is used again. `frame` has vnet_bytes of room before it, here and below.
+void Lane::deliver(uint32_t connector, const Offload& offload, std::span<uint8_t> frame) {
+    LaneWire* const wire = admitted(connector, offload, frame);
+    if (wire == nullptr) return;
+    flush_run();  // came before
+    write(*wire, offload, frame);
+}
+
+void Lane::deliver_in_run(uint32_t connector, const Offload& offload, std::span<uint8_t> frame) {
+    LaneWire* const wire = admitted(connector, offload, frame);
+    if (wire == nullptr) return;
+    if (run_wire_ == wire && run_.add(offload, frame)) return;
+    flush_run();
+    if (wire->udp_gso && run_.add(offload, frame))
+        run_wire_ = wire;
+    else
+        write(*wire, offload, frame);
+}
+
+void Lane::write(LaneWire& wire, const Offload& offload, std::span<uint8_t> frame) {
+    uint8_t* const start = frame.data() - vnet_bytes;
+    const bool gso = offload.gso_type != Offload::none;
+    write_vnet(start, offload, gso ? static_cast<uint16_t>(gso_header_bytes(offload, frame)) : uint16_t{0});
+    if (::write(wire.tap.get(), start, vnet_bytes + frame.size()) < 0) drop(&wire, Drop::tap_full);
+}
+
+void Lane::flush_run() {
+    plain_used_ = 0;
+    if (run_.empty()) return;
+    const size_t frames = run_.frames();
+    const auto pieces = run_.take();
+    LaneWire* const wire = std::exchange(run_wire_, nullptr);
+    if (wire == nullptr) return;  // removed meanwhile
+    if (::writev(wire->tap.get(), pieces.data(), static_cast<int>(pieces.size())) < 0)
+        wire->drops[static_cast<size_t>(Drop::tap_full)] += frames;
 }
 
 }  // namespace banana::tunnel
