@@ -56,7 +56,9 @@ struct LaneSockets {
 Result<std::vector<LaneSockets>> open_lane_sockets(const IpAddress& address, uint16_t port, size_t lanes,
                                                    size_t buffer_bytes);
 // The listening sockets' filter: byte 1 of a datagram is the number of its socket in the group. Attached to any one.
-// A number past the last lane goes to any of them (the kernel's hash), a datagram without byte 1 to lane 0.
+// A number past the last lane goes to any of them (the kernel's hash), a datagram without byte 1 to lane 0. A run that
+// a kernel carries as one packet (UDP_SEGMENT there, UDP_GRO here) is steered by its first datagram: what one socket
+// sends to one address must be for one lane, and a lane looks at the number again.
 Status steer_by_lane(int socket);
 
 inline constexpr size_t datagram_max = 65507;  // the largest datagram over IPv4, and the most that a message holds

@@ -53,8 +53,8 @@ struct SendBatch::Impl {
     int64_t wait_until = 0;  // of this flush; 0: has not waited yet
 
     bool joins(const Message& message, int socket, const Endpoint& to, size_t bytes) const {
-        return gso && !message.full && message.socket == socket && bytes <= message.segment && message.to == to &&
-               message.bytes + bytes <= datagram_max;
+        return gso && !message.full && message.socket == socket && bytes != 0 && bytes <= message.segment &&
+               message.to == to && message.bytes + bytes <= datagram_max;
     }
     void fill(size_t slot, const Message& message, size_t offset, size_t bytes, bool segmented);
     void send_all();
