@@ -21,6 +21,8 @@ from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, run, 
 LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
 LAB_AT_ONCE = 2
 LAB_ALONE = ("test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
+FUZZ_TARGETS = ("fuzz_records", "fuzz_frames")
+FUZZ_SECONDS = 30  # each
 PYTHON = ("/usr/bin/python3", "-B", "-m", "unittest", "-v")
 SANITIZED = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
@@ -84,6 +86,17 @@ class Check:
         self.tests(title, build.log(name), [build.directory / name], counts.doctest, limit,
                    environment={"srcdir": str(TOP), **environment})
 
+    def fuzzed(self) -> None:
+        """What it finds is kept in the log's folder: `fuzz_... FILE` runs it again."""
+        if not self.do("build fuzz targets", lambda: self.build.make("fuzz")):
+            return
+        for name in FUZZ_TARGETS:
+            log = self.build.log(name)
+            self.tests(name.replace("_", " "), log, [self.build.directory / name, f"-max_total_time={FUZZ_SECONDS}",
+                                                     "-timeout=10", "-max_len=4096", "-print_final_stats=1",
+                                                     f"-artifact_prefix={log.parent / name}-"],
+                       counts.fuzzer, FUZZ_SECONDS + 120)
+
     def lab_tests(self) -> None:
         if not self.do("guest image", lambda: guest_image(self.build)):
             return
@@ -122,6 +135,7 @@ class Check:
         if self.wants("unit"):
             self.static_checks()
             self.compiled(self.build, "unit_tests", 300)
+            self.fuzzed()
         if self.wants("netns"):
             self.compiled(self.build, "netns_tests", 600)
         if self.part == "all" and self.do("configure with sanitizers", self.sanitized.configure) and \

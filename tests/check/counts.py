@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 DOCTEST = re.compile(r"test cases:\s*(\d+)\s*\|\s*(\d+) passed\s*\|\s*(\d+) failed(?:\s*\|\s*(\d+) skipped)?")
 RAN = re.compile(r"^Ran (\d+) tests? in ", re.MULTILINE)
+FUZZED = re.compile(r"^Done (\d+) runs? in \d+ second", re.MULTILINE)
+FUZZED_LEAST = 1000  # runs; fewer, and it has tested nothing
 ENDED = re.compile(r"^(?:OK|FAILED)(?: \((.*)\))?$", re.MULTILINE)
 
 
@@ -49,3 +51,10 @@ def unittest(output: str, status: int) -> Counts:
     if skipped and not failed and status == 0:
         return counts  # all of a file may be skipped
     return _honest(counts, status)
+
+
+def fuzzer(output: str, status: int) -> Counts:
+    """libFuzzer's: one test, which has passed if it ran to its end, often enough."""
+    ran = FUZZED.search(output)
+    done = status == 0 and ran is not None and int(ran.group(1)) >= FUZZED_LEAST
+    return Counts(1, 0) if done else Counts(0, 1)

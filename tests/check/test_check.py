@@ -31,6 +31,14 @@ class CountsTest(unittest.TestCase):
                                ("[doctest] test cases: 0 | 0 passed | 0 failed | 9 skipped", 0)):
             self.assertEqual(counts.doctest(output, status).failed, 1, output)
 
+    def test_fuzzer(self) -> None:
+        for said, status, passed in (("#2\tINITED\nDone 48211 runs in 31 second(s)\nstat::x: 1", 0, True),
+                                     ("Done 48211 runs in 31 second(s)", 77, False),
+                                     ("Done 999 runs in 31 second(s)", 0, False),
+                                     ("SUMMARY: libFuzzer: deadly signal", 77, False), ("", 0, False)):
+            expected = Counts(1, 0) if passed else Counts(0, 1)
+            self.assertEqual(counts.fuzzer(said, status), expected, said)
+
     def test_unittest(self) -> None:
         for said, status, expected in (
                 ("Ran 5 tests in 1.2s\n\nOK\n", 0, Counts(5, 0)),
