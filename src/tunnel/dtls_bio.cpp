@@ -13,7 +13,9 @@ int write_datagram(BIO* bio, const char* data, int size) {
     Link& link = link_of(bio);
     BIO_clear_retry_flags(bio);
     ++link.written;
-    link.sink->put({reinterpret_cast<const uint8_t*>(data), static_cast<size_t>(size)});
+    const std::span record(reinterpret_cast<const uint8_t*>(data), static_cast<size_t>(size));
+    link.sink->put(record);
+    if (link.twice) link.sink->put(record);
     return size;
 }
 

@@ -17,6 +17,7 @@ namespace banana::tunnel {
 struct Link {
     std::span<const uint8_t> in;
     Sink* sink = nullptr;
+    bool twice = false;    // each datagram; OpenSSL drops what comes again
     uint64_t written = 0;  // datagrams
 };
 

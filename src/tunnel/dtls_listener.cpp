@@ -18,12 +18,21 @@ namespace {
 using AddressPtr = std::unique_ptr<BIO_ADDR, pki::OpensslFree<BIO_ADDR_free>>;
 
 constexpr uint8_t client_hello = 1;
-constexpr size_t challenge_bytes = RecordHeader::bytes + 12 + 3 + Cookies::bytes;  // message header; version, length
+constexpr size_t message_header_bytes = 12;  // type, length (3), number (2), fragment's offset (3) and length (3)
+constexpr size_t challenge_bytes = RecordHeader::bytes + message_header_bytes + 3 + Cookies::bytes;
 
+size_t number24(std::span<const uint8_t> from) { return size_t{from[0]} << 16 | size_t{from[1]} << 8 | from[2]; }
+
+// Whole, in one record, as every one of ours is: OpenSSL would take a first fragment, and wait for more.
 bool is_client_hello(std::span<const uint8_t> records) {
     const auto header = read_record(records);
-    return header && header->type == ContentType::handshake && header->epoch == 0 &&
-           records.size() >= challenge_bytes && records[RecordHeader::bytes] == client_hello;
+    if (!header || header->type != ContentType::handshake || header->epoch != 0 || records.size() < challenge_bytes)
+        return false;
+    const auto message = records.first(header->record_bytes).subspan(RecordHeader::bytes);
+    if (message.size() < message_header_bytes || message[0] != client_hello) return false;
+    const size_t size = message.size() - message_header_bytes;
+    return number24(message.subspan(1)) == size && number24(message.subspan(6)) == 0 &&
+           number24(message.subspan(9)) == size;
 }
 
 }  // namespace
