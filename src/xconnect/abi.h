@@ -9,7 +9,7 @@
 
 #include <linux/types.h>
 
-#define XC_ABI_VERSION 1
+#define XC_ABI_VERSION 2
 
 enum xc_direction { XC_INGRESS = 0, XC_EGRESS = 1 };
 
@@ -21,26 +21,24 @@ struct xc_key {
 
 enum xc_into { XC_INTO_EGRESS = 0, XC_INTO_INGRESS = 1 };
 
-/* Where a port's frames go. `armed` is cleared by the first frame that takes the entry. */
-struct xc_entry {
-    __u32 target; /* ifindex */
-    __u32 into;   /* enum xc_into */
-    __u64 generation;
-    __u32 armed;
-    __u32 reserved;
-};
-
 enum xc_kind { XC_SPIKE = 1, XC_WIRE = 2, XC_CORM = 3 };
 
 #define XC_ALLOW_ANY_MAC 1u
 /* For user space alone: the device's clsact qdisc was made for this port, and goes with it. */
 #define XC_OWN_CLSACT 2u
 
-/* What a port is. Stays while the port has no entry. */
-struct xc_policy {
-    __u8 kind;   /* enum xc_kind */
-    __u8 flags;  /* XC_ALLOW_ANY_MAC, XC_OWN_CLSACT */
-    __u8 mac[6]; /* a Spike's own */
+/* All that a frame's way depends on, in one element, so that a frame costs one look-up. Its two halves come and go by
+ * themselves: the policy (kind, flags, mac) says what the port is, the entry (target to generation) where its frames
+ * go. An element is never written in place, but for `armed`. */
+struct xc_port {
+    __u8 kind;    /* enum xc_kind; 0: no policy, and every frame is dropped */
+    __u8 flags;   /* XC_ALLOW_ANY_MAC, XC_OWN_CLSACT */
+    __u8 mac[6];  /* a Spike's own */
+    __u32 slot;   /* in the map `passed`; 0: none of its own */
+    __u32 target; /* ifindex; 0: no entry */
+    __u32 into;   /* enum xc_into */
+    __u32 armed;  /* 1: the first frame that takes the entry reports, and clears this */
+    __u64 generation;
 };
 
 enum xc_drop {
@@ -59,10 +57,13 @@ struct xc_count {
     __u64 bytes;
 };
 
-/* Per CPU. A GSO frame counts as one frame of its whole length (up to 64 KB), as the kernel's own tc counters do:
- * `frames` is what passed the hook, not what a physical wire would see. */
+/* Frames redirected are counted in an array, by the port's slot: what the target then does with them stands in its own
+ * statistics. Slot 0 is that of ports that have none. A GSO frame counts as one frame of its whole length (up to 64
+ * KB), as the kernel's own tc counters do: `frames` is what passed the hook, not what a physical wire would see. Per
+ * CPU. */
+
+/* What is rare: looked up by xc_key when it happens. Per CPU. */
 struct xc_counters {
-    struct xc_count passed; /* redirected; what the target then does with a frame stands in its own statistics */
     struct xc_count probes; /* requests answered and replies handed up */
     struct xc_count drops[XC_DROP_ROOM];
 };

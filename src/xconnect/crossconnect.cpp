@@ -17,32 +17,27 @@ namespace {
 xc_key to_abi(PortKey port) { return {port.ifindex, static_cast<uint32_t>(port.direction)}; }
 PortKey from_abi(xc_key key) { return {key.ifindex, static_cast<Direction>(key.direction)}; }
 
-xc_entry to_abi(const Entry& entry) {
-    return {entry.target, static_cast<uint32_t>(entry.into), entry.generation, entry.armed ? 1u : 0u, 0};
+void put(xc_port& port, const Entry& entry) {
+    port.target = entry.target;
+    port.into = static_cast<uint32_t>(entry.into);
+    port.armed = entry.armed ? 1 : 0;
+    port.generation = entry.generation;
 }
-Entry from_abi(const xc_entry& entry) {
-    return {entry.target, static_cast<Into>(entry.into), entry.generation, entry.armed != 0};
-}
-
-xc_policy to_abi(const Policy& policy) {
-    xc_policy out{
-        static_cast<uint8_t>(policy.kind), static_cast<uint8_t>(policy.allow_any_mac ? XC_ALLOW_ANY_MAC : 0), {}};
-    std::copy(policy.mac.bytes.begin(), policy.mac.bytes.end(), out.mac);
-    return out;
-}
-Policy from_abi(const xc_policy& policy) {
-    Policy out{static_cast<PortKind>(policy.kind), {}, (policy.flags & XC_ALLOW_ANY_MAC) != 0};
-    std::copy_n(policy.mac, out.mac.bytes.size(), out.mac.bytes.begin());
-    return out;
+std::optional<Entry> entry_of(const xc_port& port) {
+    if (port.target == 0) return std::nullopt;
+    return Entry{port.target, static_cast<Into>(port.into), port.generation, port.armed != 0};
 }
 
-template <class Value>
-Result<std::optional<Value>> find(int map, PortKey port, const char* what) {
-    auto key = to_abi(port);
-    Value value{};
-    if (bpf_map_lookup_elem(map, &key, &value) == 0) return std::optional(value);
-    if (errno == ENOENT) return std::optional<Value>();
-    return errno_error(errno, fmt::format("read {} of {}", what, port.text()));
+void put(xc_port& port, const Policy& policy) {
+    port.kind = static_cast<uint8_t>(policy.kind);
+    port.flags = static_cast<uint8_t>((port.flags & XC_OWN_CLSACT) | (policy.allow_any_mac ? XC_ALLOW_ANY_MAC : 0));
+    std::copy(policy.mac.bytes.begin(), policy.mac.bytes.end(), port.mac);
+}
+std::optional<Policy> policy_of(const xc_port& port) {
+    if (port.kind == 0) return std::nullopt;
+    Policy out{static_cast<PortKind>(port.kind), {}, (port.flags & XC_ALLOW_ANY_MAC) != 0};
+    std::copy_n(port.mac, out.mac.bytes.size(), out.mac.bytes.begin());
+    return out;
 }
 
 Status remove(int map, PortKey port, const char* what) {
@@ -51,22 +46,50 @@ Status remove(int map, PortKey port, const char* what) {
     return errno_error(errno, fmt::format("erase {} of {}", what, port.text()));
 }
 
-// The maps have one writer, this thread, so the walk meets no deletion that would make it start again.
-template <class Value>
-Result<std::vector<std::pair<xc_key, Value>>> walk(int map, const char* what) {
-    std::vector<std::pair<xc_key, Value>> out;
+// The map has one writer, this thread, so the walk meets no deletion that would make it start again.
+Result<std::vector<std::pair<PortKey, xc_port>>> walk(int map) {
+    std::vector<std::pair<PortKey, xc_port>> out;
     xc_key key{};
     for (xc_key* previous = nullptr;; previous = &key) {
         xc_key next{};
         if (bpf_map_get_next_key(map, previous, &next) < 0) {
-            if (errno == ENOENT) return out;
-            return errno_error(errno, fmt::format("walk {}", what));
+            if (errno == ENOENT) break;
+            return errno_error(errno, "walk ports");
         }
         key = next;
-        Value value{};
-        if (bpf_map_lookup_elem(map, &key, &value) == 0) out.emplace_back(key, value);
+        xc_port port{};
+        if (bpf_map_lookup_elem(map, &key, &port) == 0) out.emplace_back(from_abi(key), port);
     }
+    std::sort(out.begin(), out.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    return out;
 }
+
+// Which slots are free: slot 0 never, those below `next` that nobody has, and all from there.
+class Slots {
+public:
+    void start(uint32_t size, const std::vector<std::pair<PortKey, xc_port>>& ports) {
+        size_ = size;
+        std::vector<bool> taken(size);
+        for (auto& [key, port] : ports)
+            if (port.slot < size) taken[port.slot] = true;
+        for (next_ = size; next_ > 1 && !taken[next_ - 1];) next_--;
+        for (uint32_t slot = 1; slot < next_; slot++)
+            if (!taken[slot]) free_.push_back(slot);
+    }
+    uint32_t take() {  // 0: there is none
+        if (free_.empty()) return next_ < size_ ? next_++ : 0;
+        const uint32_t slot = free_.back();
+        free_.pop_back();
+        return slot;
+    }
+    void give_back(uint32_t slot) {
+        if (slot != 0) free_.push_back(slot);
+    }
+
+private:
+    uint32_t size_ = 0, next_ = 1;
+    std::vector<uint32_t> free_;
+};
 
 void add(Count& to, const xc_count& from) {
     to.frames += from.frames;
@@ -119,11 +142,14 @@ struct CrossConnect::Impl {
     int cpus = 0;
     std::vector<FirstFrame> events;  // filled by on_event; its address is the ring's context
     std::unique_ptr<ring_buffer, RingDeleter> ring;
+    Slots slots;
 
+    Result<xc_port> read(PortKey port) const;  // all zeros when there is nothing
+    Status write(PortKey port, const xc_port& value, const std::string& what) const;
     bool owns_clsact(PortKey port) const;
     Status put_policy(PortKey port, const Policy& policy, bool own_clsact) const;
     const Program& program(PortKey port) const { return objects.programs[static_cast<size_t>(port.direction)]; }
-    Status ensure_counters(PortKey port) const;
+    Status ensure_counters(PortKey port);
 };
 
 CrossConnect::CrossConnect(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -141,6 +167,8 @@ Result<CrossConnect> CrossConnect::open(const std::string& bpf_dir, const Option
     impl->cpus = libbpf_num_possible_cpus();
     if (impl->cpus < 0) return errno_error(-impl->cpus, "count possible CPUs");
     TRY_SET(impl->objects, open_objects(bpf_dir, options.capacity));
+    TRY_SET(auto ports, walk(impl->objects.ports.get()));
+    impl->slots.start(impl->objects.slots, ports);
     impl->ring.reset(ring_buffer__new(impl->objects.events.get(), on_event, &impl->events, nullptr));
     if (!impl->ring) return bpf_error(errno, "map first-frame ring of " + bpf_dir);
     return CrossConnect(std::move(impl));
@@ -150,11 +178,36 @@ Status CrossConnect::unpin(const std::string& bpf_dir) { return unpin_objects(bp
 
 AttachMode CrossConnect::mode() const { return impl_->mode; }
 
-Status CrossConnect::Impl::ensure_counters(PortKey port) const {
-    std::vector<xc_counters> blank(static_cast<size_t>(cpus));
+Result<xc_port> CrossConnect::Impl::read(PortKey port) const {
     auto key = to_abi(port);
-    if (bpf_map_update_elem(objects.counters.get(), &key, blank.data(), BPF_NOEXIST) == 0 || errno == EEXIST) return {};
-    return errno_error(errno, "make counters of " + port.text());
+    xc_port value{};
+    if (bpf_map_lookup_elem(objects.ports.get(), &key, &value) == 0) return value;
+    if (errno == ENOENT) return xc_port{};
+    return errno_error(errno, "read " + port.text());
+}
+
+Status CrossConnect::Impl::write(PortKey port, const xc_port& value, const std::string& what) const {
+    auto key = to_abi(port);
+    if (bpf_map_update_elem(objects.ports.get(), &key, &value, BPF_ANY) == 0) return {};
+    return errno_error(errno, what);
+}
+
+Status CrossConnect::Impl::ensure_counters(PortKey port) {
+    const auto what = "make counters of " + port.text();
+    TRY_SET(auto value, read(port));
+    if (value.slot != 0) return {};
+    auto key = to_abi(port);
+    std::vector<xc_counters> blank(static_cast<size_t>(cpus));
+    if (bpf_map_update_elem(objects.counters.get(), &key, blank.data(), BPF_NOEXIST) < 0 && errno != EEXIST)
+        return errno_error(errno, what);
+    value.slot = slots.take();
+    if (value.slot == 0) return Error(fmt::format("{}: all {} are taken", what, objects.slots - 1));
+    std::vector<xc_count> none(static_cast<size_t>(cpus));
+    auto done = bpf_map_update_elem(objects.passed.get(), &value.slot, none.data(), BPF_ANY) == 0
+                    ? write(port, value, what)
+                    : errno_error(errno, what);
+    if (!done) slots.give_back(value.slot);
+    return done;
 }
 
 Status CrossConnect::attach(PortKey port, const Policy& policy) {
@@ -205,67 +258,77 @@ Result<std::optional<Attachment>> CrossConnect::attached(PortKey port) const {
 }
 
 bool CrossConnect::Impl::owns_clsact(PortKey port) const {
-    const auto value = find<xc_policy>(objects.policies.get(), port, "policy");
-    return value && *value && ((*value)->flags & XC_OWN_CLSACT) != 0;
+    const auto value = read(port);
+    return value && (value->flags & XC_OWN_CLSACT) != 0;
 }
 
 Status CrossConnect::Impl::put_policy(PortKey port, const Policy& policy, bool own_clsact) const {
-    auto key = to_abi(port);
-    auto value = to_abi(policy);
+    TRY_SET(auto value, read(port));
+    const auto before = value;
+    put(value, policy);
     if (own_clsact) value.flags |= XC_OWN_CLSACT;
-    if (bpf_map_update_elem(objects.policies.get(), &key, &value, BPF_ANY) == 0) return {};
-    return errno_error(errno, "set policy of " + port.text());
+    // Nothing is written for nothing: a frame might just clear `armed`.
+    return memcmp(&before, &value, sizeof(value)) == 0 ? Status() : write(port, value, "set policy of " + port.text());
 }
 
-Status CrossConnect::set_policy(PortKey port, const Policy& policy) {
-    return impl_->put_policy(port, policy, impl_->owns_clsact(port));
-}
+Status CrossConnect::set_policy(PortKey port, const Policy& policy) { return impl_->put_policy(port, policy, false); }
 
 Result<std::optional<Policy>> CrossConnect::policy(PortKey port) const {
-    TRY_SET(auto value, find<xc_policy>(impl_->objects.policies.get(), port, "policy"));
-    return value ? std::optional(from_abi(*value)) : std::nullopt;
+    TRY_SET(auto value, impl_->read(port));
+    return policy_of(value);
 }
 
 Status CrossConnect::set(PortKey port, const Entry& entry) {
-    auto key = to_abi(port);
-    auto value = to_abi(entry);
-    if (bpf_map_update_elem(impl_->objects.entries.get(), &key, &value, BPF_ANY) == 0) return {};
-    return errno_error(errno, fmt::format("cross-connect {} to ifindex {}", port.text(), entry.target));
+    const auto what = fmt::format("cross-connect {} to ifindex {}", port.text(), entry.target);
+    if (entry.target == 0) return Error(Errc::invalid, what + ": there is no such ifindex");
+    TRY_SET(auto value, impl_->read(port));
+    put(value, entry);
+    return impl_->write(port, value, what);
 }
 
-Status CrossConnect::erase(PortKey port) { return remove(impl_->objects.entries.get(), port, "entry"); }
+Status CrossConnect::erase(PortKey port) {
+    TRY_SET(auto value, impl_->read(port));
+    if (value.target == 0) return {};
+    put(value, Entry{});
+    return impl_->write(port, value, "erase entry of " + port.text());
+}
 
 Result<std::optional<Entry>> CrossConnect::get(PortKey port) const {
-    TRY_SET(auto value, find<xc_entry>(impl_->objects.entries.get(), port, "entry"));
-    return value ? std::optional(from_abi(*value)) : std::nullopt;
+    TRY_SET(auto value, impl_->read(port));
+    return entry_of(value);
 }
 
 Result<std::vector<std::pair<PortKey, Entry>>> CrossConnect::list() const {
-    TRY_SET(auto raw, walk<xc_entry>(impl_->objects.entries.get(), "entries"));
+    TRY_SET(auto ports, walk(impl_->objects.ports.get()));
     std::vector<std::pair<PortKey, Entry>> out;
-    for (auto& [key, value] : raw) out.emplace_back(from_abi(key), from_abi(value));
-    std::sort(out.begin(), out.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    for (auto& [key, port] : ports)
+        if (auto entry = entry_of(port)) out.emplace_back(key, *entry);
     return out;
 }
 
 Result<std::vector<std::pair<PortKey, Policy>>> CrossConnect::list_policies() const {
-    TRY_SET(auto raw, walk<xc_policy>(impl_->objects.policies.get(), "policies"));
+    TRY_SET(auto ports, walk(impl_->objects.ports.get()));
     std::vector<std::pair<PortKey, Policy>> out;
-    for (auto& [key, value] : raw) out.emplace_back(from_abi(key), from_abi(value));
-    std::sort(out.begin(), out.end(), [](auto& a, auto& b) { return a.first < b.first; });
+    for (auto& [key, port] : ports)
+        if (auto policy = policy_of(port)) out.emplace_back(key, *policy);
     return out;
 }
 
 Result<Counters> CrossConnect::counters(PortKey port) const {
-    std::vector<xc_counters> per_cpu(static_cast<size_t>(impl_->cpus));
+    const auto what = "read counters of " + port.text();
+    const auto cpus = static_cast<size_t>(impl_->cpus);
+    std::vector<xc_counters> rare(cpus);
+    std::vector<xc_count> passed(cpus);
     auto key = to_abi(port);
-    if (bpf_map_lookup_elem(impl_->objects.counters.get(), &key, per_cpu.data()) < 0)
-        return errno_error(errno, "read counters of " + port.text());
+    if (bpf_map_lookup_elem(impl_->objects.counters.get(), &key, rare.data()) < 0) return errno_error(errno, what);
+    TRY_SET(auto value, impl_->read(port));
+    if (bpf_map_lookup_elem(impl_->objects.passed.get(), &value.slot, passed.data()) < 0)
+        return errno_error(errno, what);
     Counters sum;
-    for (auto& cpu : per_cpu) {
-        add(sum.passed, cpu.passed);
-        add(sum.probes, cpu.probes);
-        for (size_t i = 0; i < sum.drops.size(); i++) add(sum.drops[i], cpu.drops[i]);
+    for (size_t cpu = 0; cpu < cpus; cpu++) {
+        add(sum.passed, passed[cpu]);
+        add(sum.probes, rare[cpu].probes);
+        for (size_t i = 0; i < sum.drops.size(); i++) add(sum.drops[i], rare[cpu].drops[i]);
     }
     return sum;
 }
@@ -273,8 +336,9 @@ Result<Counters> CrossConnect::counters(PortKey port) const {
 Status CrossConnect::forget(uint32_t ifindex) {
     for (auto direction : {Direction::ingress, Direction::egress}) {
         PortKey port{ifindex, direction};
-        TRY(erase(port));
-        TRY(remove(impl_->objects.policies.get(), port, "policy"));
+        TRY_SET(auto value, impl_->read(port));
+        TRY(remove(impl_->objects.ports.get(), port, "policy and entry"));
+        impl_->slots.give_back(value.slot);
         if (ifindex != 0) TRY(remove(impl_->objects.counters.get(), port, "counters"));
     }
     return {};

@@ -86,7 +86,7 @@ struct Attachment {
 };
 
 struct Options {
-    uint32_t capacity = 65536;       // ports; only for maps that are made anew
+    uint32_t capacity = 16384;       // ports; only for maps that are made anew. 16 bytes each, times CPUs
     std::optional<AttachMode> mode;  // none: tcx where the kernel has it, else clsact
 };
 
@@ -116,7 +116,8 @@ public:
     Status set_policy(PortKey port, const Policy& policy);
     Result<std::optional<Policy>> policy(PortKey port) const;
 
-    // One map update; takes effect for every frame that comes after it, on every CPU.
+    // One map update; takes effect for every frame that comes after it, on every CPU. A policy that is changed in the
+    // very moment in which an armed entry's first frame passes may have it reported twice.
     Status set(PortKey port, const Entry& entry);
     Status erase(PortKey port);  // no entry: done already
     Result<std::optional<Entry>> get(PortKey port) const;

@@ -101,8 +101,8 @@ Status pin_maps_at(xconnect_bpf& skeleton, const std::string& dir, uint32_t capa
         bpf_map* map;
         const char* name;
         uint32_t capacity;  // 0: as the program says
-    } maps[] = {{skeleton.maps.entries, "entries", capacity},
-                {skeleton.maps.policies, "policies", capacity},
+    } maps[] = {{skeleton.maps.ports, "ports", capacity},
+                {skeleton.maps.passed, "passed", capacity + 1},
                 {skeleton.maps.counters, "counters", capacity + 1},
                 {skeleton.maps.events, "events", 0},
                 {skeleton.maps.abi, "abi", 0}};
@@ -196,8 +196,9 @@ Result<Objects> open_objects(const std::string& dir, uint32_t capacity) {
     TRY(complete_maps(*skeleton, dir));
 
     Objects objects;
-    TRY_SET(objects.entries, duplicate(bpf_map__fd(skeleton->maps.entries), "entries"));
-    TRY_SET(objects.policies, duplicate(bpf_map__fd(skeleton->maps.policies), "policies"));
+    TRY_SET(objects.ports, duplicate(bpf_map__fd(skeleton->maps.ports), "ports"));
+    TRY_SET(objects.passed, duplicate(bpf_map__fd(skeleton->maps.passed), "passed"));
+    objects.slots = bpf_map__max_entries(skeleton->maps.passed);
     TRY_SET(objects.counters, duplicate(bpf_map__fd(skeleton->maps.counters), "counters"));
     TRY_SET(objects.events, duplicate(bpf_map__fd(skeleton->maps.events), "events"));
     TRY_SET(objects.programs[XC_INGRESS],
@@ -207,8 +208,9 @@ Result<Objects> open_objects(const std::string& dir, uint32_t capacity) {
 }
 
 Status unpin_objects(const std::string& dir) {
-    for (const char* name :
-         {"ingress", "egress", "ingress_new", "egress_new", "entries", "policies", "counters", "events", "abi"}) {
+    // "entries" and "policies": of ABI version 1.
+    for (const char* name : {"ingress", "egress", "ingress_new", "egress_new", "ports", "passed", "counters", "events",
+                             "abi", "entries", "policies"}) {
         if (::unlink((dir + "/" + name).c_str()) < 0 && errno != ENOENT)
             return errno_error(errno, fmt::format("unpin {}/{}", dir, name));
     }

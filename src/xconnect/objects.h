@@ -1,6 +1,6 @@
 // The pinned objects of a cross-connect: opened if an earlier process left them, else made. Internal to xconnect/.
 //
-// Layout of the directory: entries, policies, counters, events, abi (maps); ingress, egress (programs).
+// Layout of the directory: ports, passed, counters, events, abi (maps); ingress, egress (programs).
 // Threading: any one thread at a time. Errors: see crossconnect.h.
 #pragma once
 
@@ -20,7 +20,8 @@ struct Program {
 };
 
 struct Objects {
-    Fd entries, policies, counters, events;
+    Fd ports, passed, counters, events;
+    uint32_t slots = 0;               // that `passed` has, with slot 0
     std::array<Program, 2> programs;  // by direction
 };
 

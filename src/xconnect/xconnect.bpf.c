@@ -1,8 +1,10 @@
 // The cross-connect: the one program at every port, at tc ingress or egress (tcx or clsact).
 //
-// A frame's way: too short? what is this port (policy)? may a Spike send this? a probe? where to (entry)?
-// Whatever has no answer is dropped and counted: fail closed. Each map is looked up once for a frame, and an entry is
-// replaced whole (a hash map swaps elements under RCU), so a frame sees the old entry or the new one, never a mixture.
+// A frame's way: what is this port? too short? may a Spike send this? a probe? where to?
+// Whatever has no answer is dropped and counted: fail closed. One hash look-up finds all that is known of the port, and
+// the element is replaced whole (a hash map swaps elements under RCU), so a frame sees the old entry or the new one,
+// never a mixture. At a million frames a second a look-up is what costs; so frames that pass are counted in an array,
+// by a number that stands in the element, and only drops and probes look for their counters.
 //
 // Probes. A request that reaches a wire is turned round here and leaves by the device it came from: the far host
 // answers at full size, over the real path, with no socket and with no entry set (a standby wire is probed before it is
@@ -24,24 +26,24 @@
 struct {
     __uint(type, BPF_MAP_TYPE_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 65536);
+    __uint(max_entries, 16384);
     __type(key, struct xc_key);
-    __type(value, struct xc_entry);
-} entries SEC(".maps");
+    __type(value, struct xc_port);
+} ports SEC(".maps");
 
+// Here the capacity costs 16 bytes a port and CPU.
 struct {
-    __uint(type, BPF_MAP_TYPE_HASH);
-    __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 65536);
-    __type(key, struct xc_key);
-    __type(value, struct xc_policy);
-} policies SEC(".maps");
+    __uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+    __uint(max_entries, 16385);
+    __type(key, __u32);
+    __type(value, struct xc_count);
+} passed SEC(".maps");
 
 // The element of key {0, 0} takes the drops of ports that nobody registered.
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
-    __uint(max_entries, 65537);
+    __uint(max_entries, 16385);
     __type(key, struct xc_key);
     __type(value, struct xc_counters);
 } counters SEC(".maps");
@@ -58,14 +60,11 @@ struct {
     __type(value, struct xc_abi);
 } abi SEC(".maps");
 
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
 static __always_inline void count(struct xc_count* c, __u32 bytes) {
     c->frames++;  // per CPU, and tc runs with bottom halves off: no atomics
     c->bytes += bytes;
-}
-
-static __always_inline int drop(struct xc_counters* counts, enum xc_drop reason, __u32 bytes) {
-    if (counts) count(&counts->drops[reason], bytes);
-    return TC_ACT_SHOT;
 }
 
 static __always_inline struct xc_counters* counters_of(const struct xc_key* key) {
@@ -74,14 +73,25 @@ static __always_inline struct xc_counters* counters_of(const struct xc_key* key)
     return counts ? counts : bpf_map_lookup_elem(&counters, &unknown);
 }
 
-static __always_inline int is_link_local(const __u8* mac) {
-    return mac[0] == 0x01 && mac[1] == 0x80 && mac[2] == 0xc2 && !mac[3] && !mac[4] && (mac[5] & 0xf0) == 0;
+static __always_inline int drop(const struct xc_key* key, enum xc_drop reason, __u32 bytes) {
+    struct xc_counters* counts = counters_of(key);
+    if (counts) count(&counts->drops[reason], bytes);
+    return TC_ACT_SHOT;
 }
 
-static __always_inline int is_own_mac(const __u8* mac, const struct xc_policy* policy) {
-    for (int i = 0; i < ETH_ALEN; i++)
-        if (mac[i] != policy->mac[i]) return 0;
-    return 1;
+// A frame of a port that has no policy.
+static __always_inline int drop_unknown(__u32 bytes) {
+    struct xc_key unknown = {};
+    return drop(&unknown, XC_DROP_NO_ENTRY, bytes);
+}
+
+// MAC addresses are read by halves of a word: those of a frame, and of a port, are aligned to that.
+static __always_inline int is_link_local(const __u16* mac) {
+    return mac[0] == bpf_htons(0x0180) && mac[1] == bpf_htons(0xc200) && !(mac[2] & bpf_htons(0xfff0));
+}
+
+static __always_inline int is_same_mac(const __u16* one, const __u16* other) {
+    return !((one[0] ^ other[0]) | (one[1] ^ other[1]) | (one[2] ^ other[2]));
 }
 
 // Reads the probe header; 1 when this frame is one of ours. The caller has looked at the ethertype.
@@ -103,57 +113,58 @@ static __always_inline int answer_probe(struct __sk_buff* skb) {
 }
 
 // A probe, on a port of this kind and side. Only a wire's ingress answers.
-static __always_inline int on_probe(struct __sk_buff* skb, const struct xc_policy* policy, const struct xc_probe* probe,
-                                    __u32 direction, struct xc_counters* counts) {
-    if (policy->kind != XC_WIRE || direction != XC_INGRESS) return drop(counts, XC_DROP_PROBE_FROM_GUEST, skb->len);
-    if (probe->version != XC_PROBE_VERSION) return drop(counts, XC_DROP_BAD_PROBE, skb->len);
-    if (probe->type != XC_PROBE_REQUEST && probe->type != XC_PROBE_REPLY)
-        return drop(counts, XC_DROP_BAD_PROBE, skb->len);
+static __always_inline int on_probe(struct __sk_buff* skb, __u8 kind, const struct xc_probe* probe,
+                                    const struct xc_key* key) {
+    if (kind != XC_WIRE || key->direction != XC_INGRESS) return drop(key, XC_DROP_PROBE_FROM_GUEST, skb->len);
+    if (probe->version != XC_PROBE_VERSION) return drop(key, XC_DROP_BAD_PROBE, skb->len);
+    if (probe->type != XC_PROBE_REQUEST && probe->type != XC_PROBE_REPLY) return drop(key, XC_DROP_BAD_PROBE, skb->len);
+    struct xc_counters* counts = counters_of(key);
     if (counts) count(&counts->probes, skb->len);
     return probe->type == XC_PROBE_REPLY ? TC_ACT_OK : answer_probe(skb);
 }
 
 // Room is taken before the flag is cleared: when the ring is full the entry stays armed and the next frame reports.
-static __always_inline void report_first(const struct xc_key* key, struct xc_entry* entry) {
+static __always_inline void report_first(const struct xc_key* key, struct xc_port* port) {
     struct xc_event* event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
     if (!event) return;
-    if (__sync_val_compare_and_swap(&entry->armed, 1, 0) != 1) {  // another CPU was first
+    if (__sync_val_compare_and_swap(&port->armed, 1, 0) != 1) {  // another CPU was first
         bpf_ringbuf_discard(event, 0);
         return;
     }
     event->key = *key;
-    event->generation = entry->generation;
+    event->generation = port->generation;
     event->ktime_ns = bpf_ktime_get_ns();
     bpf_ringbuf_submit(event, 0);
 }
 
 static __always_inline int cross_connect(struct __sk_buff* skb, __u32 direction) {
     struct xc_key key = {.ifindex = skb->ifindex, .direction = direction};
-    struct xc_counters* counts = counters_of(&key);
-    struct xc_policy* policy = bpf_map_lookup_elem(&policies, &key);
-    if (!policy) return drop(counts, XC_DROP_NO_ENTRY, skb->len);
+    struct xc_port* port = bpf_map_lookup_elem(&ports, &key);
+    if (unlikely(!port || !port->kind)) return drop_unknown(skb->len);
 
-    if ((void*)(long)skb->data + ETH_HLEN > (void*)(long)skb->data_end) {
-        if (skb->len < ETH_HLEN || bpf_skb_pull_data(skb, ETH_HLEN)) return drop(counts, XC_DROP_RUNT, skb->len);
-    }
     struct ethhdr* eth = (void*)(long)skb->data;
-    if ((void*)(eth + 1) > (void*)(long)skb->data_end) return drop(counts, XC_DROP_RUNT, skb->len);
-
-    if (policy->kind == XC_SPIKE) {
-        if (is_link_local(eth->h_dest)) return drop(counts, XC_DROP_LINK_LOCAL, skb->len);
-        if (!(policy->flags & XC_ALLOW_ANY_MAC) && !is_own_mac(eth->h_source, policy))
-            return drop(counts, XC_DROP_FOREIGN_MAC, skb->len);
+    if (unlikely((void*)(eth + 1) > (void*)(long)skb->data_end)) {
+        if (skb->len < ETH_HLEN || bpf_skb_pull_data(skb, ETH_HLEN)) return drop(&key, XC_DROP_RUNT, skb->len);
+        eth = (void*)(long)skb->data;
+        if ((void*)(eth + 1) > (void*)(long)skb->data_end) return drop(&key, XC_DROP_RUNT, skb->len);
     }
-    if (eth->h_proto == bpf_htons(XC_PROBE_ETHERTYPE)) {
+
+    if (port->kind == XC_SPIKE) {
+        if (unlikely(is_link_local((void*)eth->h_dest))) return drop(&key, XC_DROP_LINK_LOCAL, skb->len);
+        if (unlikely(!is_same_mac((void*)eth->h_source, (void*)port->mac)) && !(port->flags & XC_ALLOW_ANY_MAC))
+            return drop(&key, XC_DROP_FOREIGN_MAC, skb->len);
+    }
+    if (unlikely(eth->h_proto == bpf_htons(XC_PROBE_ETHERTYPE))) {
         struct xc_probe probe;
-        if (read_probe(skb, &probe)) return on_probe(skb, policy, &probe, direction, counts);
+        if (read_probe(skb, &probe)) return on_probe(skb, port->kind, &probe, &key);
     }
 
-    struct xc_entry* entry = bpf_map_lookup_elem(&entries, &key);
-    if (!entry) return drop(counts, XC_DROP_NO_ENTRY, skb->len);
-    if (entry->armed) report_first(&key, entry);
-    if (counts) count(&counts->passed, skb->len);
-    return bpf_redirect(entry->target, entry->into == XC_INTO_INGRESS ? BPF_F_INGRESS : 0);
+    if (unlikely(!port->target)) return drop(&key, XC_DROP_NO_ENTRY, skb->len);
+    if (unlikely(port->armed)) report_first(&key, port);
+    __u32 slot = port->slot;
+    struct xc_count* count_passed = bpf_map_lookup_elem(&passed, &slot);
+    if (count_passed) count(count_passed, skb->len);
+    return bpf_redirect(port->target, port->into == XC_INTO_INGRESS ? BPF_F_INGRESS : 0);
 }
 
 SEC("tc")

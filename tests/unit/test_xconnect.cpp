@@ -35,9 +35,8 @@ TEST_CASE("xconnect: ports are named and ordered by device, then side") {
 
 TEST_CASE("xconnect: the layouts that older processes have pinned") {
     CHECK(sizeof(xc_key) == 8);
-    CHECK(sizeof(xc_entry) == 24);
-    CHECK(sizeof(xc_policy) == 8);
-    CHECK(sizeof(xc_counters) == 16 * (2 + XC_DROP_ROOM));
+    CHECK(sizeof(xc_port) == 32);
+    CHECK(sizeof(xc_counters) == 16 * (1 + XC_DROP_ROOM));
     CHECK(sizeof(xc_event) == 24);
     CHECK(sizeof(xc_probe) == 24);
 }
