@@ -185,6 +185,34 @@ TEST_CASE("tunnel record: test vectors of doc/dtls-wire.md") {
     }
 }
 
+TEST_CASE("tunnel record: test vector of doc/dtls-wire.md: a run is mended") {
+    const auto sent = bytes_of(
+        "525400123456 525400654321 0800 45000034123440004006148e0a0000010a000002"
+        "1f90c35010000000010203045098fff014290000 6162636465666768696a6b6c");
+    const auto mended = bytes_of(
+        "525400123456 525400654321 0800 4500003012344000400614920a0000010a000002"
+        "1f90c35010000004010203045018fff014250000 65666768696a6b6c");
+    const testing::Frame frame =
+        testing::frame_of(sent, {Offload::needs_csum, Offload::tcp4 | Offload::ecn, 4, 34, 16});
+    CHECK(testing::checksum_fault(frame.offload, sent) == "");
+    std::vector<uint8_t> data(sent.begin(), sent.begin() + 54);
+    data.insert(data.end(), sent.begin() + 58, sent.end());
+    Entry slice;
+    slice.connector = 7;
+    slice.offload = frame.offload;
+    slice.is_slice = true;
+    slice.header_bytes = 54;
+    slice.offset = 58;
+    slice.frame_bytes = 66;
+    slice.data = data;
+    testing::Receiving receiving;
+    receiving.slice(slice);
+    receiving.flush();
+    REQUIRE(receiving.got.size() == 1);
+    CHECK(receiving.got[0].bytes == mended);
+    CHECK(receiving.got[0].offload == Offload{Offload::needs_csum, Offload::tcp4, 4, 34, 16});
+}
+
 TEST_CASE("tunnel record: a frame's size is held to the MTU, a VLAN tag aside") {
     const auto of_size = [](size_t bytes, uint16_t type) {
         std::vector<uint8_t> frame(bytes, 0);
