@@ -5,8 +5,8 @@
 //                                               flows from WARM_MS after the last was accepted, and how long the
 //                                               machine's CPUs were busy meanwhile
 //   flow pour PORT FLOWS ADDRESS SECONDS        TCP; sends all it can by every flow
-//   flow count PORT                             UDP; prints READY, then "{warm} {measured}": the datagrams of a `pace`
-//                                               that arrived, by what they are marked with
+//   flow count PORT                             UDP; prints READY, then "{datagrams} {ns}": those of the measured part
+//                                               of a `pace` that arrived, and from the first to the last
 //   flow pace PORT ADDRESS SIZE RATE WARM_MS MEASURE_MS   UDP, SIZE bytes of payload, RATE a second by absolute
 //                                               deadlines; prints "{sent} {ns}" of the measured part
 //   flow echo PORT                              UDP; prints READY, sends everything back until it is ended
@@ -36,9 +36,12 @@ namespace {
 constexpr size_t batch = 64;
 constexpr size_t datagram_max = 2048;
 constexpr size_t write_size = 128 * 1024;
-constexpr int udp_buffer = 8 << 20;  // the receiver is not what loses
-constexpr int silence_ms = 20000;    // then the other end is given up
-constexpr int after_end_ms = 150;    // what was under way when the sender said that it was done
+constexpr int udp_buffer = 8 << 20;     // the receiver is not what loses
+constexpr int silence_ms = 20000;       // then the other end is given up
+constexpr int after_end_ms = 100;       // what was under way when the sender said that it was done
+constexpr int no_end_ms = 500;          // the same, if all marks of the end were lost
+constexpr int64_t pace_step = 200'000;  // ns: to wake for every datagram would cost more than to send it
+constexpr int ends = 10;                // marks of the end: queues may be full
 constexpr int reply_ms = 1000;
 constexpr int64_t second = 1'000'000'000;
 
@@ -117,8 +120,7 @@ int64_t busy_us() {
     return now_ns() / 1000 * sysconf(_SC_NPROCESSORS_ONLN) - (field[1] + field[3] + field[4] + field[7]) * tick_us;
 }
 
-// ---- TCP
-// -------------------------------------------------------------------------------------------------------------
+// ---- TCP ------------------------------------------------------------------------------------------------------------
 
 int sink(char** words) {
     const int listener = bound(SOCK_STREAM, words[0]);
@@ -174,8 +176,7 @@ int pour(char** words) {
     return 0;
 }
 
-// ---- UDP at a rate
-// ---------------------------------------------------------------------------------------------------
+// ---- UDP at a rate --------------------------------------------------------------------------------------------------
 
 // Messages of `size` bytes for recvmmsg and sendmmsg.
 struct Batch {
@@ -201,27 +202,32 @@ struct Batch {
     std::array<mmsghdr, batch> headers{};
 };
 
+// Looks for datagrams every step and does not wait for them: on a virtual machine a wake-up for each costs the sender
+// more than the path does.
 int count(char** words) {
     const int fd = bound(SOCK_DGRAM, words[0]);
+    prctl(PR_SET_TIMERSLACK, 1UL);
     ready();
     Batch in(datagram_max);
     std::vector<pollfd> input{{fd, POLLIN, 0}};
-    long long warm = 0, measured = 0;
-    bool ended = false;
-    while (poll(input.data(), 1, ended ? after_end_ms : silence_ms) > 0) {
+    wait_for(input, silence_ms);
+    long long measured = 0;
+    int64_t first = 0, last = 0, now = now_ns(), deadline = now + int64_t{silence_ms} * 1'000'000;
+    int patience_ms = silence_ms;
+    while ((now = now_ns()) < deadline) {
         const int got = recvmmsg(fd, in.headers.data(), batch, MSG_DONTWAIT, nullptr);
         for (size_t i = 0; got > 0 && i < static_cast<size_t>(got); ++i) {
             const Part part = in.part(i);
-            warm += part == Part::warm;
-            measured += part == Part::measured;
-            ended |= part == Part::end;
+            if (part == Part::end) patience_ms = after_end_ms;
+            if (part != Part::measured) continue;
+            patience_ms = std::min(patience_ms, no_end_ms);
+            if (measured++ == 0) first = now;
+            last = now;
         }
+        if (got > 0) deadline = now + int64_t{patience_ms} * 1'000'000;
+        if (got < static_cast<int>(batch)) sleep_until(now + pace_step);
     }
-    if (!ended) {
-        errno = ETIMEDOUT;
-        fail("wait for the end of the datagrams");
-    }
-    std::printf("%lld %lld\n", warm, measured);
+    std::printf("%lld %lld\n", measured, static_cast<long long>(last - first));
     return 0;
 }
 
@@ -239,7 +245,7 @@ long long pace_part(int fd, Batch& out, double rate, int64_t start, int64_t unti
             if (now_ns() >= until) return sent;
         }
         if (now >= until) return sent;
-        sleep_until(start + static_cast<int64_t>(static_cast<double>(sent + 1) * 1e9 / rate));
+        sleep_until(std::min(until, now + std::max(pace_step, static_cast<int64_t>(1e9 / rate))));
     }
 }
 
@@ -257,7 +263,7 @@ int pace(char** words) {
     const long long sent = pace_part(fd, out, rate, began, until);
     const int64_t took = now_ns() - began;
     out.mark(Part::end);
-    for (int i = 0; i < 20; ++i) {  // queues may be full: more than one, apart
+    for (int i = 0; i < ends; ++i) {
         sendmmsg(fd, out.headers.data(), 1, 0);
         sleep_until(now_ns() + 2'000'000);
     }
@@ -265,8 +271,7 @@ int pace(char** words) {
     return 0;
 }
 
-// ---- Round trips
-// -----------------------------------------------------------------------------------------------------
+// ---- Round trips ----------------------------------------------------------------------------------------------------
 
 int echo(char** words) {
     const int fd = bound(SOCK_DGRAM, words[0]);
