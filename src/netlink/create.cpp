@@ -29,7 +29,7 @@ namespace banana::netlink {
 namespace {
 constexpr uint32_t vni_limit = 1 << 24;
 constexpr uint32_t ipv6_mtu_least = 1280;  // the kernel's IPv6 does not look at a device below that
-constexpr uint32_t clock_ticks = 100;  // USER_HZ: the unit of the bridge's times
+constexpr uint32_t clock_ticks = 100;      // USER_HZ: the unit of the bridge's times
 
 // What goes into the creating message, of this link or of a veth's peer.
 void fill_options(Message& message, const LinkOptions& options, uint32_t mtu) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "netlink/create.h"
+#include "wiring/blocks.h"
 #include "wiring/engine.h"
 
 namespace banana::wiring {
@@ -24,6 +25,7 @@ netlink::LinkOptions options_of(const LinkWant& want, uint32_t master) {
     return options;
 }
 
+// The first makes the link, the others are for when it is there.
 netlink::Requests requests_of(const LinkWant& want, uint32_t master) {
     if (const auto* veth = std::get_if<VethKind>(&want.kind)) {
         netlink::VethSpec spec{want.name, veth->peer, options_of(want, master), options_of(want, 0)};
@@ -104,16 +106,49 @@ Result<Engine::Undo> Engine::apply(const MakeLink& step) {
         if (index != 0) link_gone(index);
         return {};
     };
-    if (const Status made = socket_.sequence(requests_of(step.want, master)); !made) {
-        // EEXIST is about somebody else's link (or VNI): that one stays.
-        if (made.error().code() != Errc::exists) (void)remove();
-        return made.error();
-    }
+    const auto requests = requests_of(step.want, master);
+    TRY(socket_.request(requests.front()));  // EEXIST is about somebody else's link (or VNI): that one stays
     // Asked of the kernel now, as an index remembered under this name may be of a link that is gone.
     const uint32_t index = if_nametoindex(step.want.name.c_str());
-    if (index == 0) return errno_error(errno, "find " + step.want.name);
+    Status made = index != 0 ? attach_made(index, step.ports) : errno_error(errno, "find " + step.want.name);
+    if (made) made = socket_.sequence(std::span(requests).subspan(1));
+    if (!made) {
+        (void)remove();
+        return made.error();
+    }
     indexes_[step.want.name] = index;
     return Undo(remove);
+}
+
+Status Engine::attach_made(uint32_t index, const std::vector<PortWant>& ports) {
+    for (const auto& want : ports) {
+        const xconnect::PortKey key{index, want.direction};
+        if (!shares_blocks_) {
+            TRY(crossconnect_.attach(key, want.policy));
+            continue;
+        }
+        TRY(crossconnect_.prepare(key, want.policy));
+        TRY_SET(const bool joined, join_block(socket_, crossconnect_, key));
+        if (!joined) TRY(crossconnect_.attach(key, want.policy));
+    }
+    return {};
+}
+
+// What an earlier version attached one by one stays so, and is brought up to date.
+Status Engine::attach(xconnect::PortKey port, const PortWant& want) {
+    if (!want.quick || !shares_blocks_) return crossconnect_.attach(port, want.policy);
+    TRY(crossconnect_.prepare(port, want.policy));
+    TRY_SET(const bool by_tcx, crossconnect_.refresh(port, xconnect::AttachMode::tcx));
+    if (by_tcx) return {};
+    TRY_SET(const bool joined, join_block(socket_, crossconnect_, port));
+    if (joined) return {};
+    TRY_SET(const bool by_clsact, crossconnect_.refresh(port, xconnect::AttachMode::clsact));
+    return by_clsact ? Status() : crossconnect_.attach(port, want.policy);
+}
+
+Status Engine::detach(xconnect::PortKey port) {
+    TRY(crossconnect_.detach(port));
+    return leave_block(socket_, port);
 }
 
 Result<Engine::Undo> Engine::apply(const ChangeLink& step) {
@@ -140,12 +175,11 @@ Result<Engine::Undo> Engine::apply(const DeleteLinks& step) {
 Result<Engine::Undo> Engine::apply(const AttachPort& step) {
     TRY_SET(const uint32_t index, ifindex(step.want.device));
     const xconnect::PortKey key{index, step.want.direction};
-    TRY(step.want.quick ? crossconnect_.attach_quick(key, step.want.policy)
-                        : crossconnect_.attach(key, step.want.policy));
+    TRY(attach(key, step.want));
     // A program that is left on a device without entries cuts that device off: what had none gets none back.
     return Undo([this, key, attached = step.attached, before = step.before]() -> Status {
         if (before) TRY(crossconnect_.set_policy(key, *before));
-        return attached ? Status() : crossconnect_.detach(key);
+        return attached ? Status() : detach(key);
     });
 }
 

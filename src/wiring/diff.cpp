@@ -57,12 +57,20 @@ std::optional<ChangeLink> change_of(const LinkWant& want, const netlink::Link& l
     return any ? std::optional<ChangeLink>(step) : std::nullopt;
 }
 
-Status diff_link(const LinkWant& want, const Observed& observed, std::vector<Step>& steps) {
+MakeLink make_link(const LinkWant& want, const std::vector<PortWant>& ports) {
+    MakeLink step{want, {}};
+    for (const auto& port : ports)
+        if (port.quick && port.device == want.name) step.ports.push_back(port);
+    return step;
+}
+
+Status diff_link(const LinkWant& want, const std::vector<PortWant>& ports, const Observed& observed,
+                 std::vector<Step>& steps) {
     const auto found = observed.links.find(want.name);
     if (found == observed.links.end()) {
         if (std::holds_alternative<AdoptedKind>(want.kind))
             return Error(Errc::not_found, fmt::format("device {}: there is no such device on this host", want.name));
-        steps.push_back(MakeLink{want});
+        steps.push_back(make_link(want, ports));
         return {};
     }
     const netlink::Link& link = found->second;
@@ -71,7 +79,7 @@ Status diff_link(const LinkWant& want, const Observed& observed, std::vector<Ste
                                                kind_name(want), want.name, link.kind.empty() ? "device" : link.kind));
     if (!same_thing(want, link, observed)) {
         steps.push_back(DeleteLinks{{want.name}});
-        steps.push_back(MakeLink{want});
+        steps.push_back(make_link(want, ports));
         return {};
     }
     if (auto change = change_of(want, link, observed)) steps.push_back(std::move(*change));
@@ -124,7 +132,7 @@ Result<std::vector<Step>> diff(const Plan& plan, const Observed& observed) {
     for (const auto& peer : plan.peers)
         if (!observed.peers.contains(peer)) allow.peers.push_back(peer);
     if (!allow.peers.empty()) steps.push_back(std::move(allow));
-    for (const auto& want : plan.links) TRY(diff_link(want, observed, steps));
+    for (const auto& want : plan.links) TRY(diff_link(want, plan.ports, observed, steps));
     const auto made = [&](const std::string& device) {
         return std::any_of(steps.begin(), steps.end(), [&](const Step& step) {
             const auto* make = std::get_if<MakeLink>(&step);
@@ -136,6 +144,7 @@ Result<std::vector<Step>> diff(const Plan& plan, const Observed& observed) {
         return it == observed.ports.end() || made(device) ? ObservedPort{} : it->second;
     };
     for (const auto& want : plan.ports) {
+        if (want.quick && made(want.device)) continue;  // with the link
         const ObservedPort now = port_of(want.device, want.direction);
         if (!now.attached || now.policy != want.policy) steps.push_back(AttachPort{want, now.attached, now.policy});
     }

@@ -34,6 +34,7 @@ struct Observed {
 
 struct MakeLink {
     LinkWant want;
+    std::vector<PortWant> ports;  // quick ones: the program is there before the link is up
 };
 struct ChangeLink {
     std::string name;

@@ -9,6 +9,7 @@
 
 #include "model/names.h"
 #include "netlink/link.h"
+#include "wiring/blocks.h"
 
 namespace banana::wiring {
 
@@ -16,7 +17,9 @@ Result<Engine> Engine::open(const EngineOptions& options) {
     TRY_SET(auto socket, netlink::Socket::open());
     TRY_SET(auto crossconnect, xconnect::CrossConnect::open(options.bpf_dir, options.xconnect));
     TRY_SET(auto filter, VxlanFilter::open(options.vxlan_port));
-    Engine engine(std::move(socket), std::move(crossconnect), std::move(filter));
+    const bool shares_blocks = !options.xconnect.mode;
+    if (shares_blocks) TRY(refresh_blocks(socket, crossconnect));
+    Engine engine(std::move(socket), std::move(crossconnect), std::move(filter), shares_blocks);
     TRY_SET(const auto peers, engine.filter_.list());
     engine.peers_ = {peers.begin(), peers.end()};
     return engine;
@@ -37,7 +40,7 @@ bool Engine::has_vni(uint32_t vni) const {
 Status Engine::let_go(const std::string& device) {
     const auto index = ifindex(device);
     if (!index) return index.error().code() == Errc::not_found ? Status() : index.error();
-    TRY(crossconnect_.detach({*index, Direction::ingress}));
+    TRY(detach({*index, Direction::ingress}));
     return crossconnect_.forget(*index);
 }
 
@@ -63,14 +66,10 @@ Status Engine::observe_links(const std::vector<std::string>& names, Observed& ob
     return {};
 }
 
-Result<ObservedPort> Engine::observe_port(uint32_t index, Direction direction) {
-    const xconnect::PortKey key{index, direction};
-    ObservedPort port;
-    TRY_SET(const auto attachment, crossconnect_.attached(key));
-    port.attached = attachment && attachment->current;
-    TRY_SET(port.policy, crossconnect_.policy(key));
-    TRY_SET(port.entry, crossconnect_.get(key));
-    return port;
+Result<bool> Engine::attached(xconnect::PortKey port) {
+    TRY_SET(const auto own, crossconnect_.attached(port));
+    if (own) return own->current;
+    return in_block(socket_, port);
 }
 
 Result<Observed> Engine::observe(const Plan& plan) {
@@ -104,12 +103,20 @@ Result<Observed> Engine::observe(const Plan& plan) {
     }
     TRY(observe_links({ask.begin(), ask.end()}, observed));
     const auto look = [&](const std::string& device, Direction direction) -> Status {
-        const uint32_t index = observed.index_of(device);
-        if (index == 0 || observed.ports.contains({device, direction})) return {};
-        TRY_SET((observed.ports[{device, direction}]), observe_port(index, direction));
+        const xconnect::PortKey key{observed.index_of(device), direction};
+        if (key.ifindex == 0 || observed.ports.contains({device, direction})) return {};
+        ObservedPort& port = observed.ports[{device, direction}];
+        TRY_SET(port.policy, crossconnect_.policy(key));
+        TRY_SET(port.entry, crossconnect_.get(key));
         return {};
     };
-    for (const auto& want : plan.ports) TRY(look(want.device, want.direction));
+    for (const auto& want : plan.ports) {
+        TRY(look(want.device, want.direction));
+        // Asked for ports alone: it takes the RTNL lock. What has no policy was never attached.
+        const auto port = observed.ports.find({want.device, want.direction});
+        if (port == observed.ports.end() || !port->second.policy) continue;
+        TRY_SET(port->second.attached, attached({observed.index_of(want.device), want.direction}));
+    }
     for (const auto& want : plan.entries) TRY(look(want.device, want.direction));
     return observed;
 }

@@ -48,15 +48,22 @@ public:
     Result<xconnect::Counters> counters(const std::string& device, Direction direction);
     netlink::Socket& socket() { return socket_; }
     xconnect::CrossConnect& crossconnect() { return crossconnect_; }
+    // Whether this process' program, of whatever means, is at the port.
+    Result<bool> attached(xconnect::PortKey port);
     VxlanFilter& filter() { return filter_; }
 
 private:
-    Engine(netlink::Socket socket, xconnect::CrossConnect crossconnect, VxlanFilter filter)
-        : socket_(std::move(socket)), crossconnect_(std::move(crossconnect)), filter_(std::move(filter)) {}
+    Engine(netlink::Socket socket, xconnect::CrossConnect crossconnect, VxlanFilter filter, bool shares_blocks)
+        : socket_(std::move(socket)),
+          crossconnect_(std::move(crossconnect)),
+          filter_(std::move(filter)),
+          shares_blocks_(shares_blocks) {}
 
     Result<Observed> observe(const Plan& plan);
     Status observe_links(const std::vector<std::string>& names, Observed& observed);
-    Result<ObservedPort> observe_port(uint32_t index, Direction direction);
+    Status attach(xconnect::PortKey port, const PortWant& want);
+    Status attach_made(uint32_t index, const std::vector<PortWant>& ports);
+    Status detach(xconnect::PortKey port);
     using Undo = std::function<Status()>;
     Result<Undo> apply(const Step& step);
     Result<Undo> apply(const AllowPeers& step);
@@ -70,6 +77,7 @@ private:
     netlink::Socket socket_;
     xconnect::CrossConnect crossconnect_;
     VxlanFilter filter_;
+    bool shares_blocks_;         // false: open() was told how to attach
     std::set<VxlanPeer> peers_;  // what the filter holds
     std::unordered_map<std::string, uint32_t> indexes_;
 };

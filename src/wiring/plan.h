@@ -56,7 +56,7 @@ struct PortWant {
     std::string device;
     Direction direction = Direction::ingress;
     xconnect::Policy policy;
-    bool quick = false;  // nobody else puts filters there (as libvirt does on taps): see CrossConnect::attach_quick()
+    bool quick = false;  // nobody else puts filters there (as libvirt does on taps): by a tc block, see blocks.h
 };
 
 struct EntryWant {

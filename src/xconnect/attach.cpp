@@ -39,8 +39,6 @@ uint32_t attach_type(PortKey port) {
     return port.direction == Direction::ingress ? attach_tcx_ingress : attach_tcx_egress;
 }
 
-bool is_ours(uint32_t id) { return program_name(id).starts_with("bn_xc_"); }
-
 constexpr uint32_t filter_handle = 1, filter_priority = 1;
 
 bpf_tc_hook clsact_hook(PortKey port) {
@@ -76,6 +74,8 @@ Result<uint32_t> clsact_program(PortKey port) {
 }
 
 }  // namespace
+
+bool is_ours(uint32_t id) { return program_name(id).starts_with("bn_xc_"); }
 
 bool tcx_available() {
     ProgQuery query{};
@@ -160,21 +160,6 @@ Status clsact_put(PortKey port, int program, uint32_t program_id) {
     return Error(Errc::refused, fmt::format("attach cross-connect (clsact) to {}: the device has an 'ingress' qdisc "
                                             "(libvirt's <bandwidth> makes one), which excludes clsact",
                                             port.text()));
-}
-
-Result<bool> clsact_put_alone(PortKey port, int program) {
-    auto hook = clsact_hook(port);
-    const int err = bpf_tc_hook_create(&hook);
-    if (err == -EEXIST) {
-        take_libbpf_warnings();
-        return false;
-    }
-    if (err < 0) return bpf_error(-err, "add clsact qdisc to " + port.text());
-    auto filter = clsact_filter();
-    filter.prog_fd = program;
-    if (int failed = bpf_tc_attach(&hook, &filter); failed < 0)
-        return bpf_error(-failed, "attach cross-connect (clsact) to " + port.text());
-    return true;
 }
 
 Status clsact_remove(PortKey port) {

@@ -16,6 +16,7 @@
 namespace banana::xconnect {
 
 bool tcx_available();
+bool is_ours(uint32_t program_id);
 
 // The id of the program of ours (of any age) at the port's hook; 0: none, or no such device.
 Result<uint32_t> tcx_find(PortKey port);
@@ -24,8 +25,6 @@ Result<uint32_t> clsact_find(PortKey port);
 // Puts `program` at the hook; in the place of program `old`, if that is not 0, without a gap.
 Status tcx_put(PortKey port, int program, uint32_t old);
 Status clsact_put(PortKey port, int program, uint32_t program_id);
-// Where no clsact and no `ingress` is yet; false, with nothing done, where there is.
-Result<bool> clsact_put_alone(PortKey port, int program);
 
 // Takes program `id` off; gone already is done.
 Status tcx_remove(PortKey port, uint32_t id);

@@ -138,7 +138,6 @@ const char* drop_reason_name(xc_drop reason) {
 struct CrossConnect::Impl {
     Objects objects;
     AttachMode mode = AttachMode::tcx;
-    bool mode_given = false;
     int cpus = 0;
     std::vector<FirstFrame> events;  // filled by on_event; its address is the ring's context
     std::unique_ptr<ring_buffer, RingDeleter> ring;
@@ -163,7 +162,6 @@ Result<CrossConnect> CrossConnect::open(const std::string& bpf_dir, const Option
         return Error(Errc::unsupported, "open cross-connect " + bpf_dir + ": this kernel has no tcx");
     auto impl = std::make_unique<Impl>();
     impl->mode = options.mode.value_or(tcx ? AttachMode::tcx : AttachMode::clsact);
-    impl->mode_given = options.mode.has_value();
     impl->cpus = libbpf_num_possible_cpus();
     if (impl->cpus < 0) return errno_error(-impl->cpus, "count possible CPUs");
     TRY_SET(impl->objects, open_objects(bpf_dir, options.capacity));
@@ -210,9 +208,13 @@ Status CrossConnect::Impl::ensure_counters(PortKey port) {
     return done;
 }
 
-Status CrossConnect::attach(PortKey port, const Policy& policy) {
+Status CrossConnect::prepare(PortKey port, const Policy& policy) {
     TRY(impl_->ensure_counters(port));
-    TRY(set_policy(port, policy));
+    return set_policy(port, policy);
+}
+
+Status CrossConnect::attach(PortKey port, const Policy& policy) {
+    TRY(prepare(port, policy));
     auto& program = impl_->program(port);
     TRY_SET(uint32_t tcx, tcx_find(port));
     TRY_SET(uint32_t clsact, clsact_find(port));
@@ -226,19 +228,21 @@ Status CrossConnect::attach(PortKey port, const Policy& policy) {
     return {};
 }
 
-Status CrossConnect::attach_quick(PortKey port, const Policy& policy) {
-    if (impl_->mode_given || impl_->mode == AttachMode::clsact) return attach(port, policy);
-    TRY(impl_->ensure_counters(port));
-    TRY(set_policy(port, policy));
+Result<bool> CrossConnect::refresh(PortKey port, AttachMode mode) {
     auto& program = impl_->program(port);
-    TRY_SET(uint32_t tcx, tcx_find(port));
-    if (tcx != 0) return tcx == program.id ? Status() : tcx_put(port, program.fd.get(), tcx);
-    TRY_SET(uint32_t clsact, clsact_find(port));
-    if (clsact == program.id) return {};
-    if (clsact != 0) return clsact_put(port, program.fd.get(), program.id);
-    TRY_SET(bool put, clsact_put_alone(port, program.fd.get()));
-    return put ? impl_->put_policy(port, policy, true) : tcx_put(port, program.fd.get(), 0);
+    TRY_SET(const uint32_t there, mode == AttachMode::tcx ? tcx_find(port) : clsact_find(port));
+    if (there == 0 || there == program.id) return there != 0;
+    TRY(mode == AttachMode::tcx ? tcx_put(port, program.fd.get(), there)
+                                : clsact_put(port, program.fd.get(), program.id));
+    return true;
 }
+
+CrossConnect::ProgramRef CrossConnect::program(Direction direction) const {
+    auto& program = impl_->objects.programs[static_cast<size_t>(direction)];
+    return {program.fd.get(), program.id};
+}
+
+bool CrossConnect::is_program_of_ours(uint32_t id) { return id != 0 && is_ours(id); }
 
 Status CrossConnect::detach(PortKey port) {
     TRY_SET(uint32_t tcx, tcx_find(port));

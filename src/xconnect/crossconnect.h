@@ -104,14 +104,21 @@ public:
     // Idempotent. From here on the port drops every frame until it has an entry. An older program of ours, in the same
     // mode, is replaced without a gap; one in the other mode is removed after ours stands.
     Status attach(PortKey port, const Policy& policy);
-    // The same for a device that nobody else puts filters on: by clsact, which costs 0.1 ms where tcx waits for an RCU
-    // grace period (5 to 20 ms) with the RTNL lock held. By tcx all the same when the device has an `ingress` or
-    // clsact of somebody's, or when open() was told which mode. A program of ours that stands, in either mode, stays.
-    // detach() then takes that clsact away as well.
-    Status attach_quick(PortKey port, const Policy& policy);
-    // Takes the program off; policy, entry and counters stay. No program there, or no such device: done already.
+    // The same without the program: for a port that gets it by a tc block (wiring/blocks.h).
+    Status prepare(PortKey port, const Policy& policy);
+    // A program of ours that was put there in this mode is the present one from here on; false: there is none.
+    Result<bool> refresh(PortKey port, AttachMode mode);
+    // Takes the program off; policy, entry and counters stay. No program there, or no such device: done already. A
+    // clsact qdisc that an earlier version made for the port goes with it.
     Status detach(PortKey port);
     Result<std::optional<Attachment>> attached(PortKey port) const;
+
+    struct ProgramRef {
+        int fd = -1;  // ours
+        uint32_t id = 0;
+    };
+    ProgramRef program(Direction direction) const;
+    static bool is_program_of_ours(uint32_t id);  // of any age
 
     Status set_policy(PortKey port, const Policy& policy);
     Result<std::optional<Policy>> policy(PortKey port) const;

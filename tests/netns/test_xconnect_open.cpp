@@ -264,40 +264,25 @@ TEST_CASE("xconnect: beside an ingress qdisc tcx works, clsact's egress is refus
     });
 }
 
-TEST_CASE("xconnect: attach_quick takes clsact where nobody has it, tcx where somebody has, and leaves what stands") {
-    isolated([] {
-        const Policy policy{PortKind::wire, from, false};
-        Pair p({64, std::nullopt});  // by tcx, as attach() does
-        must(p.cc->attach_quick(p.spike, policy));
-        CHECK(must(p.cc->attached(p.spike))->mode == AttachMode::tcx);
-        CHECK(must(p.cc->policy(p.spike)) == policy);
-
-        const PortKey quick{p.ns.ifindex("b1"), Direction::ingress};
-        must(p.cc->attach_quick(quick, policy));
-        CHECK(must(p.cc->attached(quick))->mode == AttachMode::clsact);
-        must(p.cc->attach_quick(quick, policy));
-        CHECK(must(p.cc->attached(quick))->mode == AttachMode::clsact);
-        must(p.cc->set(quick, {p.spike.ifindex, Into::egress, 1, false}));
-        CHECK(p.out->send(frame(to, from)));
-        CHECK(p.in->receive(1).size() == 1);
-
-        // What was made for the port goes with it: the next time finds the device as this one did.
-        must(p.cc->set_policy(quick, policy));
-        must(p.cc->detach(quick));
-        sh("! tc -n one qdisc show dev b1 | grep clsact");
-        must(p.cc->attach_quick(quick, policy));
-        CHECK(must(p.cc->attached(quick))->mode == AttachMode::clsact);
-
-        for (const char* qdisc : {"ingress", "clsact"}) {
-            sh(fmt::format("ip -n one link add s0 type veth peer name s1; tc -n one qdisc add dev s0 {}", qdisc));
-            for (auto direction : {Direction::ingress, Direction::egress}) {
-                const PortKey shared{p.ns.ifindex("s0"), direction};
-                must(p.cc->attach_quick(shared, policy));
-                CHECK(must(p.cc->attached(shared))->mode == AttachMode::tcx);
-                must(p.cc->detach(shared));
-                sh(fmt::format("tc -n one qdisc show dev s0 | grep {}", qdisc));
-            }
-            sh("ip -n one link delete s0");
-        }
-    });
+TEST_CASE("xconnect: refresh brings an older program of ours up to date, in the mode that it stands in") {
+    for (auto mode : {AttachMode::tcx, AttachMode::clsact}) {
+        isolated([&] {
+            Pair p({64, mode});
+            const auto other = mode == AttachMode::tcx ? AttachMode::clsact : AttachMode::tcx;
+            CHECK_FALSE(must(p.cc->refresh(p.spike, other)));
+            CHECK(must(p.cc->refresh(p.spike, mode)));
+            const uint32_t before = must(p.cc->attached(p.spike))->program_id;
+            CHECK(before == p.cc->program(Direction::ingress).id);
+            p.cc.reset();
+            sh("rm /sys/fs/bpf/one/ingress");  // the next process loads another
+            p.cc = must(CrossConnect::open(dir, {64, std::nullopt}));
+            CHECK_FALSE(must(p.cc->attached(p.spike))->current);
+            CHECK(must(p.cc->refresh(p.spike, mode)));
+            CHECK(must(p.cc->attached(p.spike))->current);
+            CHECK(must(p.cc->attached(p.spike))->mode == mode);
+            CHECK(must(p.cc->attached(p.spike))->program_id != before);
+            CHECK(p.passes());
+            CHECK_FALSE(must(p.cc->refresh({p.ns.ifindex("b1"), Direction::ingress}, mode)));
+        });
+    }
 }

@@ -91,6 +91,23 @@ TEST_CASE("diff: all is there, nothing to do; nothing is there, all of it in ord
     CHECK(steps({}, fulfilled()) == "");
 }
 
+TEST_CASE("diff: a quick port comes with its link when that is made") {
+    Plan plan = sample();
+    for (auto& port : plan.ports) port.quick = true;
+    const auto all = diff(plan, {});
+    REQUIRE(all.ok());
+    size_t with_ports = 0;
+    for (const auto& step : *all) {
+        CHECK_FALSE(std::holds_alternative<AttachPort>(step));
+        if (const auto* make = std::get_if<MakeLink>(&step)) with_ports += make->ports.size();
+    }
+    CHECK(with_ports == 2);
+    Observed seen = fulfilled();
+    CHECK(steps(plan, seen) == "");
+    seen.ports.clear();
+    CHECK(steps(plan, seen).starts_with("attach port bnc00000002 egress; attach port bnx00000007 ingress; "));
+}
+
 TEST_CASE("diff: one thing that is otherwise, one step, with its undo") {
     const char* change_port = "change link bnc00000002";
     struct {
