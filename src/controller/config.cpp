@@ -21,9 +21,11 @@
 #include <array>
 #include <cerrno>
 #include <set>
+#include <thread>
 #include <tuple>
 
 #include "base/fd.h"
+#include "model/host.h"
 
 namespace banana::controller {
 
@@ -32,6 +34,8 @@ namespace {
 constexpr size_t max_file_bytes = 1 << 20;
 constexpr size_t max_name = 32;
 constexpr int min_mtu = 576, max_mtu = 65535;
+constexpr int64_t max_cpu = 4095, max_rekey_seconds = 7 * 86400;
+constexpr uint32_t most_default_lanes = 8;
 
 // Edits (insert, delete, replace, swap neighbours) that turn `a` into `b`.
 size_t edit_distance(std::string_view a, std::string_view b) {
@@ -177,6 +181,34 @@ public:
         integer(key, 1, UINT16_MAX, [&](int64_t value) { out = static_cast<uint16_t>(value); });
     }
 
+    // A truth value reaches `accept` as "true" or "false".
+    template <class Accept>
+    void truth_or_text(const char* key, const char* allowed, Accept accept) {
+        const toml::node* node = find(key);
+        if (!node) return;
+        const auto* value = node->as_boolean();
+        if (value == nullptr)
+            text(key, allowed, accept);
+        else
+            accept(value->get() ? "true" : "false");
+    }
+
+    // Integers of a range, at most `most` of them.
+    void integers(const char* key, int64_t max, size_t most, std::vector<uint32_t>& out) {
+        const toml::node* node = find(key);
+        if (!node) return;
+        const std::string allowed = fmt::format("an array of at most {} integers from 0 to {}", most, max);
+        const auto* array = node->as_array();
+        if (array == nullptr) return wrong(key, *node, type_text(node->type()), allowed);
+        if (array->size() > most) return wrong(key, *node, fmt::format("an array of {}", array->size()), allowed);
+        for (const auto& element : *array) {
+            const auto* value = element.as_integer();
+            if (value == nullptr || value->get() < 0 || value->get() > max)
+                return wrong(key, element, value ? std::to_string(value->get()) : type_text(element.type()), allowed);
+            out.push_back(static_cast<uint32_t>(value->get()));
+        }
+    }
+
     bool has(const char* key) const { return table_ && table_->contains(key); }
 
 private:
@@ -212,6 +244,9 @@ bool is_dns_name(std::string_view text) {
     return !text.empty() && text.size() <= longest && text[0] != '-' && text[0] != '.' &&
            std::all_of(text.begin(), text.end(), good);
 }
+
+// Half the cores are left to the guests.
+uint32_t default_lanes() { return std::clamp(std::thread::hardware_concurrency() / 2, 1U, most_default_lanes); }
 
 auto name_into(std::string& out) {
     return [&out](const std::string& text) {
@@ -263,6 +298,35 @@ void read_tls(Findings& findings, Section& top, Config& config) {
     tls.finish();
 }
 
+void read_tunnel(Findings& findings, Section& top, Config& config) {
+    TunnelConfig& tunnel = config.tunnel;
+    tunnel.lanes = default_lanes();
+    tunnel.certificate = fmt::format("{}/{}-tunnel.crt", default_pki_dir, config.host);
+    tunnel.key = fmt::format("{}/{}-tunnel.key", default_pki_dir, config.host);
+    Section section(findings, top.table("tunnel"), "[tunnel]");
+    section.port("port", tunnel.port);
+    section.integer("lanes", 1, model::tunnel_lanes_max, [&](int64_t v) { tunnel.lanes = static_cast<uint32_t>(v); });
+    section.integers("cpus", max_cpu, model::tunnel_lanes_max, tunnel.cpus);
+    section.text("poll", "auto or never", [&](const std::string& text) {
+        tunnel.poll = text;
+        return text == "auto" || text == "never";
+    });
+    section.text("certificate", path_rule, path_into(tunnel.certificate));
+    section.text("key", path_rule, path_into(tunnel.key));
+    section.text("socket", path_rule, path_into(tunnel.socket));
+    section.truth_or_text("spawn", "true, false or \"auto\"", [&](const std::string& text) {
+        using Spawn = TunnelConfig::Spawn;
+        tunnel.spawn = text == "true" ? Spawn::always : text == "false" ? Spawn::never : Spawn::automatic;
+        return text == "true" || text == "false" || text == "auto";
+    });
+    section.integer("rekey_seconds", 1, max_rekey_seconds,
+                    [&](int64_t v) { tunnel.rekey_seconds = static_cast<uint32_t>(v); });
+    // A record's number has 48 bits, and AES-GCM keys are good for less.
+    section.integer("rekey_records", 1000, int64_t{1} << 36,
+                    [&](int64_t v) { tunnel.rekey_records = static_cast<uint64_t>(v); });
+    section.finish();
+}
+
 void read_sections(Findings& findings, Section& top, Config& config) {
     Section libvirt(findings, top.table("libvirt"), "[libvirt]");
     libvirt.text("uri", uri_rule, [&](const std::string& text) {
@@ -274,6 +338,7 @@ void read_sections(Findings& findings, Section& top, Config& config) {
     Section vxlan(findings, top.table("vxlan"), "[vxlan]");
     vxlan.port("port", config.vxlan_port);
     vxlan.finish();
+    read_tunnel(findings, top, config);
 
     LimitsConfig& limits = config.limits;
     Section section(findings, top.table("limits"), "[limits]");

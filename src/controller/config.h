@@ -24,6 +24,7 @@ using std::chrono::milliseconds;
 
 inline constexpr uint16_t default_peer_port = 7471;
 inline constexpr uint16_t default_vxlan_port = 4789;
+inline constexpr uint16_t default_tunnel_port = 4790;
 inline constexpr const char* default_libvirt_uri = "qemu:///system";
 inline constexpr const char* default_pki_dir = "/etc/banana/pki";
 
@@ -36,6 +37,19 @@ struct PeerConfig {
 
 struct TlsConfig {
     std::string ca, certificate, key;  // absolute paths; PEM
+};
+
+struct TunnelConfig {
+    enum class Spawn { automatic, always, never };
+    uint16_t port = default_tunnel_port;  // UDP, at `underlay`
+    uint32_t lanes = 1;                   // default: half the cores, 1 to 8
+    std::vector<uint32_t> cpus;           // one a lane; empty: wherever the kernel puts them
+    std::string poll = "auto";            // or "never"
+    std::string certificate, key;         // absolute paths; PEM; of role tunnel
+    std::string socket;                   // absolute path; "": as Spawn suggests
+    Spawn spawn = Spawn::automatic;       // whether bananad starts banana-tunneld itself
+    uint32_t rekey_seconds = 3600;
+    uint64_t rekey_records = uint64_t{1} << 32;
 };
 
 struct LimitsConfig {
@@ -55,6 +69,7 @@ struct Config {
     TlsConfig tls;                                  // filled in with the defaults where the file is silent
     std::string libvirt_uri = default_libvirt_uri;  // "": no libvirt on this host
     uint16_t vxlan_port = default_vxlan_port;
+    TunnelConfig tunnel;
     LimitsConfig limits;
     log::Level log_level = log::Level::info;
 

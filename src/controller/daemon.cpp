@@ -94,6 +94,7 @@ Status Daemon::Impl::open() {
     corms->wires_of = [this](const std::string& corm) { return wires->names_on(corm); };
     corms->local_spikes_of = [this](const std::string& corm) { return spikes->names_on(corm); };
     handover->on_active = [this](const std::string& uuid) { guests->settled(uuid); };
+    TRY(node->tunnel.load());
     TRY(corms->load());
     TRY(wires->load());
     return spikes->load();
@@ -151,10 +152,13 @@ Status Daemon::Impl::listen() {
     TRY(control->start());
     node->peers.on_up([this](const std::string& peer) {
         node->refresh_underlay();
+        node->peer_changed(peer);
         corms->peer_up(peer);
         spikes->peer_up(peer);
         if (node->libvirt.connected()) guests->connected();
     });
+    node->peers.on_changed([this](const std::string& peer) { node->peer_changed(peer); });
+    node->tunnel.start(options.run_dir, [this] { node->tell_abilities(); });
     return node->peers.start();
 }
 
@@ -223,6 +227,7 @@ void Daemon::Impl::stop() {
     node->peers.stop();
     node->libvirt.stop();
     node->prober.stop();
+    node->tunnel.stop();
     asio::error_code ignored;
     monitor_fd.close(ignored);
     ring_fd.close(ignored);

@@ -29,8 +29,6 @@ peer::Config peer_config(const Config& config, const Json& capabilities) {
     return out;
 }
 
-const std::vector<model::Format> built_formats{model::Format::native, model::Format::vxlan};
-
 }  // namespace
 
 Node::Node(asio::io_context& io_context, Config configuration, wiring::Engine engine_, registry::Store store_)
@@ -40,9 +38,11 @@ Node::Node(asio::io_context& io_context, Config configuration, wiring::Engine en
       store(std::move(store_)),
       locks(io),
       prober(io),
+      tunnel(io, config, store),
       peers(io, peer_config(config, self().json()), dispatcher),
       libvirt(io, config.libvirt_uri),
       started_ns(monotonic_ns()) {
+    engine.set_tunnel(&tunnel);
     refresh_underlay();
 }
 
@@ -61,13 +61,28 @@ uint32_t Node::find_underlay_mtu() {
 }
 
 void Node::refresh_underlay() {
-    const uint32_t now = find_underlay_mtu();
-    if (now == underlay_mtu_) return;
-    underlay_mtu_ = now;
-    peers.set_capabilities(self().json());
+    underlay_mtu_ = find_underlay_mtu();
+    tell_abilities();
 }
 
-model::Host Node::self() const { return {config.host, config.site, config.underlay, underlay_mtu_, built_formats}; }
+void Node::tell_abilities() {
+    const Json now = self().json();
+    if (now.dump() == told_abilities_) return;
+    told_abilities_ = now.dump();
+    peers.set_capabilities(now);
+}
+
+void Node::peer_changed(const std::string& name) {
+    if (const auto known = host(name)) tunnel.set_peer(*known);
+}
+
+model::Host Node::self() const {
+    using model::Format;
+    model::Host self{config.host, config.site, config.underlay, underlay_mtu_, {Format::native, Format::vxlan}, {}};
+    self.tunnel = tunnel.end();
+    if (self.tunnel.problem.empty()) self.formats.push_back(Format::dtls);
+    return self;
+}
 
 Result<model::Host> Node::host(const std::string& name) const {
     if (name == config.host) return self();

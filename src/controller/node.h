@@ -12,6 +12,7 @@
 #include "controller/keylock.h"
 #include "controller/libvirt.h"
 #include "controller/prober.h"
+#include "controller/tunnel.h"
 #include "model/host.h"
 #include "netlink/link.h"
 #include "peer/peers.h"
@@ -31,6 +32,8 @@ public:
     model::Host self() const;
     Result<model::Host> host(const std::string& name) const;  // unreachable: a peer that is not up
     void refresh_underlay();       // looks at the underlay's device again, and tells the peers what is new
+    void tell_abilities();         // to the peers, if they are new
+    void peer_changed(const std::string& name);
     bool records_ignored = false;  // some could not be read: what they stand for must not be swept away
 
     wiring::Site site() const { return {config.host, config.underlay, config.vxlan_port}; }
@@ -49,12 +52,14 @@ public:
     rpc::Dispatcher control;     // what root on this host may call: the CLI, the hooks
     KeyLock locks;
     AsyncProber prober;
+    Tunnel tunnel;
     peer::Peers peers;
     Libvirt libvirt;
     int64_t started_ns;  // monotonic
 
 private:
     uint32_t find_underlay_mtu();
+    std::string told_abilities_;
     uint32_t underlay_mtu_ = 0;  // bytes; 0: the underlay address is on no device (yet)
 };
 

@@ -20,6 +20,7 @@ namespace {
 
 constexpr size_t ethernet_header = 14;
 constexpr milliseconds probe_patience{1500};
+constexpr milliseconds tunnel_patience{2500};  // with the probes, less than a hook waits
 constexpr milliseconds release_retry{5000};
 constexpr int vni_attempts = 4;  // a VNI that the Corm's host chose may be taken on this host
 
@@ -149,7 +150,9 @@ Async<Attachment> Spikes::ask(Spike& spike, const Json& grant) {
 Async<void> Spikes::probe(Spike spike) {
     const Attachment& a = *spike.attachment;
     if (a.half.format == Format::native) co_return Status();
+    if (a.half.format == Format::dtls) CO_TRY(co_await node_.tunnel.await_up(a.half.connector, tunnel_patience));
     CO_TRY_SET(const uint32_t device, node_.engine.ifindex(a.far_device()));
+    const bool dtls = a.half.format == Format::dtls;
     for (const size_t size : {size_t{64}, a.mtu + ethernet_header}) {
         const auto rtt = co_await node_.prober.round_trip(device, size, probe_patience);
         if (rtt) continue;
@@ -158,8 +161,8 @@ Async<void> Spikes::probe(Spike spike) {
             fmt::format("the {} wire from {} ({}) to {} ({}, UDP port {}) carries no frames of {} B: {}; is "
                         "that port open between them{}?",
                         model::format_name(a.half.format), node_.config.host, node_.config.underlay.text(), a.corm_host,
-                        a.corm_underlay.text(), node_.config.vxlan_port, size, rtt.error().message(),
-                        size > 64 ? ", also for IP fragments" : ""));
+                        a.corm_underlay.text(), dtls ? node_.config.tunnel.port : node_.config.vxlan_port, size,
+                        rtt.error().message(), size > 64 && !dtls ? ", also for IP fragments" : ""));
     }
     co_return Status();
 }
@@ -182,6 +185,13 @@ Async<void> Spikes::build_once(Spike spike, Json grant) {
         (void)co_await close_at_corm(spike, false);
         co_return Error(Errc::exists,
                         fmt::format("VNI {} is in use on host {}", model::vni_of(half.connector), node_.config.host));
+    }
+    // A Corm's host may not take over another's wire by its connector.
+    if (half.format == Format::dtls && spike.attachment->corm_host != node_.config.host &&
+        node_.tunnel.wanted(half.connector) != nullptr) {
+        (void)co_await close_at_corm(spike, false);
+        co_return Error(Errc::exists,
+                        fmt::format("connector {} is in use on host {}", hex32(half.connector), node_.config.host));
     }
     CO_TRY(spike.move(grant.is_null() ? SpikeState::built : SpikeState::incoming));
     Status built = save(spike);

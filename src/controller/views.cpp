@@ -116,7 +116,7 @@ Json Views::json_of(const Wire& wire) const {
         out.set("epoch", half->epoch);
         out.set("connector", half->format == Format::native ? "" : hex32(half->connector));
         out.set("spike_host", half->host);
-        out.set("device", half->format == Format::native ? half->device : model::wire_device(half->connector));
+        out.set("device", model::end_device(*half));
     }
     if (wire.standby) out.set("standby", wire.standby->json());
     return out;
@@ -216,7 +216,7 @@ Result<Json> Views::wire_show(const std::string& name) {
         ports.push(port_counters("corm", model::port_device(wire->port), Direction::egress));
         for (const auto& half : {wire->active, wire->standby}) {
             if (!half || half->format == Format::native) continue;
-            ports.push(port_counters("wire", model::wire_device(half->connector), Direction::ingress));
+            ports.push(port_counters("wire", model::end_device(*half), Direction::ingress));
             out.set("underlay",
                     underlay_of(half->format, half->underlay, static_cast<uint32_t>(out.get("mtu").as_int())));
         }

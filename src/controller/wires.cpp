@@ -235,7 +235,9 @@ Result<uint32_t> Wires::free_connector() {
     for (;;) {
         const uint32_t connector = random_u32();
         const uint32_t vni = model::vni_of(connector);
-        if (vni != 0 && !vnis_.contains(vni) && !node_.engine.has_vni(vni)) return connector;
+        if (vni != 0 && !vnis_.contains(vni) && !node_.engine.has_vni(vni) &&
+            node_.tunnel.wanted(connector) == nullptr)
+            return connector;
     }
 }
 

@@ -23,6 +23,20 @@ Choice by_place(const Host& spike_host, const Host& corm_host) {
     return {Format::dtls, fmt::format("auto: other site ({}, the Corm's is {})", spike_host.site, corm_host.site)};
 }
 
+Result<TunnelEnd> tunnel_from_json(const Json& json) {
+    TunnelEnd end;
+    if (json.is_null()) {
+        end.problem = "its bananad is older than tunnels";
+        return end;
+    }
+    TRY_SET(const int64_t port, json.integer("port", 0, UINT16_MAX));
+    end.port = static_cast<uint16_t>(port);
+    TRY_SET(const int64_t lanes, json.integer("lanes", port == 0 ? 0 : 1, tunnel_lanes_max));
+    end.lanes = static_cast<uint32_t>(lanes);
+    end.problem = printable(json.get("problem").as_string());
+    return end;
+}
+
 }  // namespace
 
 const char* format_name(Format format) {
@@ -48,11 +62,14 @@ Result<Preference> parse_preference(std::string_view name) {
 }
 
 Json Host::json() const {
+    const Json tunnel_json =
+        Json::object({{"port", int{tunnel.port}}, {"lanes", tunnel.lanes}, {"problem", tunnel.problem}});
     return Json::object({{"name", name},
                          {"site", site},
                          {"underlay", underlay.text()},
                          {"underlay_mtu", underlay_mtu},
-                         {"formats", formats_json(formats)}});
+                         {"formats", formats_json(formats)},
+                         {"tunnel", tunnel_json}});
 }
 
 Result<Host> Host::from_json(const Json& json) {
@@ -67,6 +84,9 @@ Result<Host> Host::from_json(const Json& json) {
         host.underlay_mtu = static_cast<uint32_t>(mtu);
     }
     TRY_SET(host.formats, formats_from_json(json.get("formats")));
+    TRY_SET(host.tunnel, tunnel_from_json(json.get("tunnel")));
+    // A tunnel that cannot be reached is none, whatever else the peer says.
+    if (host.tunnel.port == 0) std::erase(host.formats, Format::dtls);
     return host;
 }
 
@@ -89,11 +109,16 @@ Result<Choice> choose_format(const Preference& preference, const std::vector<For
     if (!holds(allowed, choice.format))
         return Error(Errc::refused, fmt::format("wire format {} ({}) is not among those that the Corm allows: {}",
                                                 format_name(choice.format), choice.why, format_list(allowed)));
-    for (const Host* host : {&spike_host, &corm_host})
-        if (!holds(host->formats, choice.format))
+    for (const Host* host : {&spike_host, &corm_host}) {
+        if (holds(host->formats, choice.format)) continue;
+        if (choice.format == Format::dtls)
             return Error(Errc::unsupported,
-                         fmt::format("wire format {} ({}) cannot be built on {}; it can build: {}",
-                                     format_name(choice.format), choice.why, host->name, format_list(host->formats)));
+                         fmt::format("wire format dtls ({}): host {} has no tunnel: {}", choice.why, host->name,
+                                     host->tunnel.problem.empty() ? "it builds none" : host->tunnel.problem));
+        return Error(Errc::unsupported,
+                     fmt::format("wire format {} ({}) cannot be built on {}; it can build: {}",
+                                 format_name(choice.format), choice.why, host->name, format_list(host->formats)));
+    }
     return choice;
 }
 

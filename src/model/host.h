@@ -1,7 +1,8 @@
 // Host and wire format: where things are, and how two places are joined.
 //
 // Concepts: a site is a trust and latency domain. `auto` chooses by place: same host native, same site VXLAN, other
-// site DTLS. VXLAN is neither encrypted nor authenticated, so `auto` never chooses it across sites.
+// site DTLS. VXLAN is neither encrypted nor authenticated, so `auto` never chooses it across sites. A host can build
+// DTLS wires while its tunnel process runs; where it does not, `tunnel.problem` says why.
 // Threading: values and pure functions.
 #pragma once
 
@@ -23,12 +24,23 @@ Result<Format> parse_format(std::string_view name);
 using Preference = std::string;  // "auto", "native", "vxlan", "dtls"
 Result<Preference> parse_preference(std::string_view name);
 
+inline constexpr int64_t tunnel_lanes_max = 32;  // descriptors of all lanes go in one message (tunnel/control.h)
+
+// How a host's tunnel process is reached.
+struct TunnelEnd {
+    uint16_t port = 0;    // UDP, at the underlay address; 0: there is none
+    uint32_t lanes = 0;   // sessions side by side, each a thread
+    std::string problem;  // why there are no DTLS wires; empty while there can be
+    bool operator==(const TunnelEnd&) const = default;
+};
+
 struct Host {
     std::string name;
     std::string site;
     IpAddress underlay;
     uint32_t underlay_mtu = 0;    // bytes; 0: not known
     std::vector<Format> formats;  // what its bananad can build
+    TunnelEnd tunnel = {};
     Json json() const;
     static Result<Host> from_json(const Json& json);
 };

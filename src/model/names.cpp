@@ -77,14 +77,20 @@ std::string corm_bridge_device(uint32_t corm_id) { return device("bnb", corm_id)
 std::string port_device(uint32_t port_id) { return device("bnc", port_id); }
 std::string port_stub_device(uint32_t port_id) { return device("bnp", port_id); }
 std::string wire_device(uint32_t connector) { return device("bnx", connector); }
+std::string tunnel_device(uint32_t connector) { return device("bnd", connector); }
 std::string lower_device(uint32_t spike_id) { return device(macvtap_prefix, spike_id); }
 std::string lower_stub_device(uint32_t spike_id) { return device("bnf", spike_id); }
 
 bool is_own_device(std::string_view name) {
     if (name.size() != 11 || !parse_hex32(name.substr(3))) return false;
     const auto prefix = name.substr(0, 3);
-    return prefix == "bnb" || prefix == "bnc" || prefix == "bnp" || prefix == "bnx" || prefix == "bne" ||
-           prefix == "bnf";
+    return prefix == "bnb" || prefix == "bnc" || prefix == "bnp" || prefix == "bnx" || prefix == "bnd" ||
+           prefix == "bne" || prefix == "bnf";
+}
+
+std::optional<uint32_t> tunnel_connector(std::string_view device) {
+    if (!device.starts_with("bnd")) return std::nullopt;
+    return parse_hex32(device.substr(3));
 }
 
 std::string guest_key(std::string_view domain_uuid, const Mac& mac) {

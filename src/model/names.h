@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -42,11 +43,14 @@ std::string corm_bridge_device(uint32_t corm_id);  // bnb: the bridge that Banan
 std::string port_device(uint32_t port_id);         // bnc: a Corm port, the veth end in the Corm's bridge
 std::string port_stub_device(uint32_t port_id);    // bnp: its other end; it only gives the port its carrier
 std::string wire_device(uint32_t connector);       // bnx: a VXLAN wire
+std::string tunnel_device(uint32_t connector);     // bnd: a DTLS wire, the tap of the tunnel process
 std::string lower_device(uint32_t spike_id);       // bne: what a guest's macvtap sits on
 std::string lower_stub_device(uint32_t spike_id);  // bnf: its other end, in the cross-connect
 bool is_own_device(std::string_view name);         // any of the above but the anchor
 
 inline uint32_t vni_of(uint32_t connector) { return connector & 0xffffff; }
+
+std::optional<uint32_t> tunnel_connector(std::string_view device);  // of tunnel_device()
 
 // Who a Spike is, wherever it runs: domain UUID + MAC, or for an adopted netdev its home and device.
 std::string guest_key(std::string_view domain_uuid, const Mac& mac);

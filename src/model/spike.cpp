@@ -71,7 +71,7 @@ Status Spike::move(SpikeState next) {
 }
 
 std::string Attachment::far_device() const {
-    return half.format == Format::native ? port_device(port) : wire_device(half.connector);
+    return half.format == Format::native ? port_device(port) : end_device(half);
 }
 
 Json Attachment::json() const {

@@ -131,6 +131,15 @@ const Half* Wire::half_of(const std::string& host) const {
     return active && active->host == host ? &*active : nullptr;
 }
 
+std::string end_device(const Half& half) {
+    switch (half.format) {
+        case Format::native: return half.device;
+        case Format::vxlan: return wire_device(half.connector);
+        case Format::dtls: return tunnel_device(half.connector);
+    }
+    return "";
+}
+
 Json Half::json() const {
     return Json::object({{"host", host},
                          {"epoch", epoch},

@@ -44,6 +44,9 @@ struct Half {
     static Result<Half> from_json(const Json& json);
 };
 
+// Its device on the Corm's host, and on the Spike's unless native; "" for a native half before its Spike's is known.
+std::string end_device(const Half& half);
+
 struct Wire {
     uint32_t port = 0;  // random; names the Corm port's devices
     std::string spike;  // key

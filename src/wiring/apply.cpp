@@ -25,6 +25,18 @@ netlink::LinkOptions options_of(const LinkWant& want, uint32_t master) {
     return options;
 }
 
+// A tap is not made by netlink; what follows its making is. It speaks no sooner than it is up.
+netlink::Requests tap_requests(const LinkWant& want) {
+    netlink::LinkChange change;
+    change.alias = want.alias;
+    change.mtu = want.mtu;
+    change.up = want.up;
+    netlink::Requests steps;
+    steps.push_back(netlink::disable_ipv6(want.name));
+    steps.push_back(netlink::set_link(want.name, change));
+    return steps;
+}
+
 // The first makes the link, the others are for when it is there.
 netlink::Requests requests_of(const LinkWant& want, uint32_t master) {
     if (const auto* veth = std::get_if<VethKind>(&want.kind)) {
@@ -94,6 +106,26 @@ Result<Engine::Undo> Engine::apply(const RemovePeers& step) {
     return Undo();
 }
 
+Result<Engine::Undo> Engine::apply(const AddTunnelWire& step) {
+    if (tunnel_ == nullptr) return Error(Errc::unsupported, "this host has no tunnel");
+    tunnel_->want(step.want);
+    return Undo([this, step]() -> Status {
+        if (step.before)
+            tunnel_->want(*step.before);
+        else
+            tunnel_->unwant(step.want.connector);
+        return {};
+    });
+}
+
+Result<Engine::Undo> Engine::apply(const RemoveTunnelWires& step) {
+    for (const auto& wire : step.before) tunnel_->unwant(wire.connector);
+    return Undo([this, step]() -> Status {
+        for (const auto& wire : step.before) tunnel_->want(wire);
+        return {};
+    });
+}
+
 Result<Engine::Undo> Engine::apply(const MakeLink& step) {
     uint32_t master = 0;
     if (!step.want.master.empty()) {
@@ -106,12 +138,16 @@ Result<Engine::Undo> Engine::apply(const MakeLink& step) {
         if (index != 0) link_gone(index);
         return {};
     };
-    const auto requests = requests_of(step.want, master);
-    TRY(socket_.request(requests.front()));  // EEXIST is about somebody else's link (or VNI): that one stays
+    const bool is_tap = std::holds_alternative<TapKind>(step.want.kind);
+    const auto requests = is_tap ? tap_requests(step.want) : requests_of(step.want, master);
+    // A tap's queue is closed at once: the tap is persistent, and whoever carries its frames opens the queues.
+    if (is_tap) TRY(netlink::create_tap({.name = step.want.name, .multi_queue = true}));
+    if (!is_tap)
+        TRY(socket_.request(requests.front()));  // EEXIST is about somebody else's link (or VNI): that one stays
     // Asked of the kernel now, as an index remembered under this name may be of a link that is gone.
     const uint32_t index = if_nametoindex(step.want.name.c_str());
     Status made = index != 0 ? attach_made(index, step.ports) : errno_error(errno, "find " + step.want.name);
-    if (made) made = socket_.sequence(std::span(requests).subspan(1));
+    if (made) made = socket_.sequence(std::span(requests).subspan(is_tap ? 0 : 1));
     if (!made) {
         (void)remove();
         return made.error();

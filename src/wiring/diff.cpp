@@ -11,7 +11,7 @@ namespace banana::wiring {
 namespace {
 
 const char* kind_name(const LinkWant& want) {
-    constexpr const char* names[] = {"device", "bridge", "veth", "vxlan"};
+    constexpr const char* names[] = {"device", "bridge", "veth", "vxlan", "tun"};  // as the kernel calls them
     return names[want.kind.index()];
 }
 
@@ -93,6 +93,22 @@ bool entry_differs(const EntryWant& want, const std::optional<xconnect::Entry>& 
            now->generation != want.generation || now->target == 0;
 }
 
+template <class Made>
+void diff_tunnel(const Plan& plan, const Observed& observed, Made made, std::vector<Step>& steps) {
+    for (const auto& want : plan.tunnel_wires) {
+        const auto now = observed.tunnel_wires.find(want.connector);
+        const bool there = now != observed.tunnel_wires.end();
+        // A tap that is made anew has none of the old one's queues.
+        if (!there || now->second != want || made(want.device))
+            steps.push_back(AddTunnelWire{want, there ? std::optional(now->second) : std::nullopt});
+    }
+    RemoveTunnelWires remove;
+    for (const uint32_t connector : plan.absent_tunnel_wires)
+        if (const auto now = observed.tunnel_wires.find(connector); now != observed.tunnel_wires.end())
+            remove.before.push_back(now->second);
+    if (!remove.before.empty()) steps.push_back(std::move(remove));
+}
+
 }  // namespace
 
 uint32_t Observed::index_of(const std::string& name) const {
@@ -107,6 +123,12 @@ std::string describe(const Step& step) {
         }
         std::string operator()(const RemovePeers& s) const {
             return fmt::format("remove {} VXLAN filters", s.vnis.size());
+        }
+        std::string operator()(const AddTunnelWire& s) const {
+            return fmt::format("join {} to host {}'s tunnel", s.want.device, s.want.peer);
+        }
+        std::string operator()(const RemoveTunnelWires& s) const {
+            return fmt::format("take {} wires off the tunnel", s.before.size());
         }
         std::string operator()(const MakeLink& s) const {
             return fmt::format("create {} {}", kind_name(s.want), s.want.name);
@@ -154,6 +176,7 @@ Result<std::vector<Step>> diff(const Plan& plan, const Observed& observed) {
         if (want.target.empty() && observed.index_of(want.device) == 0) continue;
         if (entry_differs(want, now.entry, observed) || made(want.target)) steps.push_back(SetEntry{want, now.entry});
     }
+    diff_tunnel(plan, observed, made, steps);
     DeleteLinks gone;
     for (const auto& name : plan.absent)
         if (const auto it = observed.links.find(name); it != observed.links.end() && is_ours(it->second))

@@ -27,7 +27,8 @@ using PortName = std::pair<std::string, Direction>;
 struct Observed {
     std::map<std::string, netlink::Link> links;
     std::map<PortName, ObservedPort> ports;
-    std::set<VxlanPeer> peers;  // of the plan's VNIs
+    std::set<VxlanPeer> peers;                    // of the plan's VNIs
+    std::map<uint32_t, TunnelWire> tunnel_wires;  // of the plan's connectors: what the sink is told to want
 
     uint32_t index_of(const std::string& name) const;  // 0: not there
 };
@@ -60,7 +61,16 @@ struct RemovePeers {
     std::vector<uint32_t> vnis;
 };
 
-using Step = std::variant<AllowPeers, MakeLink, ChangeLink, AttachPort, SetEntry, DeleteLinks, RemovePeers>;
+struct AddTunnelWire {
+    TunnelWire want;
+    std::optional<TunnelWire> before;
+};
+struct RemoveTunnelWires {  // before the taps under them go
+    std::vector<TunnelWire> before;
+};
+
+using Step = std::variant<AllowPeers, MakeLink, ChangeLink, AttachPort, SetEntry, AddTunnelWire, RemoveTunnelWires,
+                          DeleteLinks, RemovePeers>;
 
 std::string describe(const Step& step);  // "create vxlan bnx0000002a"
 

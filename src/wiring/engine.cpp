@@ -81,6 +81,12 @@ Result<Observed> Engine::observe(const Plan& plan) {
     };
     for (const auto& peer : plan.peers) peers_of(peer.vni);
     for (const uint32_t vni : plan.absent_vnis) peers_of(vni);
+    const auto tunnel_wire_of = [&](uint32_t connector) {
+        const TunnelWire* wire = tunnel_ != nullptr ? tunnel_->wanted(connector) : nullptr;
+        if (wire != nullptr) observed.tunnel_wires[connector] = *wire;
+    };
+    for (const auto& want : plan.tunnel_wires) tunnel_wire_of(want.connector);
+    for (const uint32_t connector : plan.absent_tunnel_wires) tunnel_wire_of(connector);
     std::set<std::string> ask;
     for (const auto& want : plan.links) {
         ask.insert(want.name);
@@ -145,6 +151,8 @@ Result<std::vector<std::string>> Engine::sweep(const Plan& everything) {
         doomed.push_back(link.index);
         removed.push_back(link.name);
         indexes_.erase(link.name);
+        if (tunnel_ != nullptr)
+            if (const auto connector = model::tunnel_connector(link.name)) tunnel_->unwant(*connector);
     }
     if (!doomed.empty()) TRY(netlink::delete_links(socket_, doomed));
     std::sort(alive.begin(), alive.end());

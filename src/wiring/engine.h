@@ -29,6 +29,9 @@ class Engine {
 public:
     static Result<Engine> open(const EngineOptions& options);
 
+    // Who carries DTLS wires; outlives the engine. Without one, plans with such wires cannot be realised.
+    void set_tunnel(TunnelSink* tunnel) { tunnel_ = tunnel; }
+
     Status realise(const Plan& plan);
     // The steps that realise() would take now.
     Result<std::vector<Step>> difference(const Plan& plan);
@@ -45,6 +48,8 @@ public:
     void link_gone(uint32_t index);                       // the kernel says so: forgets all of it
     void forget_names() { indexes_.clear(); }             // events were lost
 
+    // Whether this process' program, of whatever means, is at the port.
+    Result<bool> attached(xconnect::PortKey port);
     Result<xconnect::Counters> counters(const std::string& device, Direction direction);
     netlink::Socket& socket() { return socket_; }
     xconnect::CrossConnect& crossconnect() { return crossconnect_; }
@@ -73,6 +78,8 @@ private:
     Result<Undo> apply(const AttachPort& step);
     Result<Undo> apply(const SetEntry& step);
     Result<Undo> apply(const RemovePeers& step);
+    Result<Undo> apply(const AddTunnelWire& step);
+    Result<Undo> apply(const RemoveTunnelWires& step);
 
     netlink::Socket socket_;
     xconnect::CrossConnect crossconnect_;
@@ -80,6 +87,7 @@ private:
     bool shares_blocks_;         // false: open() was told how to attach
     std::set<VxlanPeer> peers_;  // what the filter holds
     std::unordered_map<std::string, uint32_t> indexes_;
+    TunnelSink* tunnel_ = nullptr;
 };
 
 }  // namespace banana::wiring

@@ -3,9 +3,10 @@
 //   Spike side                                  Corm side
 //   device (tap, stub, netdev)                  bnc<port>, a port of the Corm's bridge; bnp<port> gives it carrier
 //     ingress -> far device                       egress -> current half's device
-//   far device: bnx<connector>, or natively     bnx<connector>
+//   far device: bnx<connector> (VXLAN),         the same
+//   bnd<connector> (DTLS), or natively
 //   the Corm port itself                          ingress -> into bnc<port>, if the half is admitted
-//     bnx ingress -> device
+//     far device ingress -> device
 //
 // A native half has no device of its own: the Spike's device is the half's, and both its entries are made by the Corm's
 // side, which alone knows whether it is admitted and current. So the fence holds for a guest on the Corm's own host
@@ -48,21 +49,31 @@ LinkWant vxlan_link(const Site& site, const model::Half& half, const IpAddress& 
     return want;
 }
 
-void add_wire_end(Plan& plan, const Site& site, const model::Half& half, const IpAddress& remote, uint32_t mtu,
-                  const std::string& alias) {
+void add_vxlan_end(Plan& plan, const Site& site, const model::Half& half, const IpAddress& remote, uint32_t mtu,
+                   const std::string& alias) {
     plan.peers.push_back({model::vni_of(half.connector), remote});
     plan.links.push_back(vxlan_link(site, half, remote, mtu, alias));
     plan.ports.push_back({model::wire_device(half.connector), Direction::ingress, {PortKind::wire, {}, false}, true});
 }
 
-std::string device_of(const model::Half& half) {
-    return half.format == Format::native ? half.device : model::wire_device(half.connector);
+// The tap of a DTLS wire: the tunnel process has it open.
+void add_tunnel_end(Plan& plan, const model::Half& half, const std::string& peer, uint32_t mtu,
+                    const std::string& alias) {
+    LinkWant want;
+    want.name = model::tunnel_device(half.connector);
+    want.kind = TapKind{};
+    want.alias = alias;
+    want.mtu = mtu;
+    want.up = true;
+    plan.links.push_back(std::move(want));
+    plan.ports.push_back({model::tunnel_device(half.connector), Direction::ingress, {PortKind::wire, {}, false}, true});
+    plan.tunnel_wires.push_back({half.connector, model::tunnel_device(half.connector), peer, mtu});
 }
 
 xconnect::Policy spike_policy(const Mac& mac, bool allow_any_mac) { return {PortKind::spike, mac, allow_any_mac}; }
 
 EntryWant admission(const model::Wire& wire, const model::Half& half, bool admitted) {
-    EntryWant entry{device_of(half), Direction::ingress, "", Into::ingress, half.epoch, false};
+    EntryWant entry{model::end_device(half), Direction::ingress, "", Into::ingress, half.epoch, false};
     if (admitted) entry.target = model::port_device(wire.port);
     return entry;
 }
@@ -74,8 +85,10 @@ Plan& Plan::operator+=(Plan more) {
     add(links, std::move(more.links));
     add(ports, std::move(more.ports));
     add(entries, std::move(more.entries));
+    add(tunnel_wires, std::move(more.tunnel_wires));
     add(absent, std::move(more.absent));
     add(absent_vnis, std::move(more.absent_vnis));
+    add(absent_tunnel_wires, std::move(more.absent_tunnel_wires));
     return *this;
 }
 
@@ -133,16 +146,16 @@ Plan plan_wire_entries(const model::Wire& wire, const std::vector<model::Half>& 
     const std::string port = model::port_device(wire.port);
     // Admit the new, flip, fence the old: in this order.
     for (const auto& half : {wire.active, wire.standby})
-        if (half && wire.admits(*half) && !device_of(*half).empty())
+        if (half && wire.admits(*half) && !model::end_device(*half).empty())
             plan.entries.push_back(admission(wire, *half, true));
     const model::Half* current = wire.current();
-    const std::string to = current != nullptr ? device_of(*current) : "";
+    const std::string to = current != nullptr ? model::end_device(*current) : "";
     plan.entries.push_back({port, Direction::egress, to, Into::egress, current != nullptr ? current->epoch : 0, false});
     std::vector<model::Half> fenced = retired;
     for (const auto& half : {wire.active, wire.standby})
         if (half && !wire.admits(*half)) fenced.insert(fenced.begin(), *half);
     for (const auto& half : fenced) {
-        const std::string device = device_of(half);
+        const std::string device = model::end_device(half);
         // A native half may follow another on one device, in a new epoch: that device's entry is the new one's.
         const bool taken = std::any_of(plan.entries.begin(), plan.entries.end(), [&](const EntryWant& e) {
             return e.device == device && e.direction == Direction::ingress;
@@ -167,7 +180,8 @@ Plan plan_wire(const Site& site, const model::Corm& corm, const model::Wire& wir
     plan.ports.push_back({model::port_device(wire.port), Direction::egress, {PortKind::corm, {}, false}, true});
     for (const auto& half : {wire.active, wire.standby}) {
         if (!half) continue;
-        if (half->format == Format::vxlan) add_wire_end(plan, site, *half, half->underlay, corm.mtu, alias);
+        if (half->format == Format::vxlan) add_vxlan_end(plan, site, *half, half->underlay, corm.mtu, alias);
+        if (half->format == Format::dtls) add_tunnel_end(plan, *half, half->host, corm.mtu, alias);
         if (half->format == Format::native && !half->device.empty())
             plan.ports.push_back({half->device, Direction::ingress, spike_policy(wire.mac, wire.allow_any_mac)});
     }
@@ -176,9 +190,10 @@ Plan plan_wire(const Site& site, const model::Corm& corm, const model::Wire& wir
 
 Plan plan_half_gone(const model::Half& half) {
     Plan plan;
-    if (half.format != Format::vxlan) return plan;
-    plan.absent.push_back(model::wire_device(half.connector));
-    plan.absent_vnis.push_back(model::vni_of(half.connector));
+    if (half.format == Format::native) return plan;
+    plan.absent.push_back(model::end_device(half));
+    if (half.format == Format::vxlan) plan.absent_vnis.push_back(model::vni_of(half.connector));
+    if (half.format == Format::dtls) plan.absent_tunnel_wires.push_back(half.connector);
     return plan;
 }
 
@@ -195,9 +210,11 @@ Plan plan_spike(const Site& site, const model::Spike& spike) {
     if (!spike.attachment) return plan;
     const auto& attachment = *spike.attachment;
     const bool native = attachment.half.format == Format::native;
-    if (!native)
-        add_wire_end(plan, site, attachment.half, attachment.corm_underlay, attachment.mtu,
-                     "banana wire " + spike.name);
+    const std::string alias = "banana wire " + spike.name;
+    if (attachment.half.format == Format::vxlan)
+        add_vxlan_end(plan, site, attachment.half, attachment.corm_underlay, attachment.mtu, alias);
+    if (attachment.half.format == Format::dtls)
+        add_tunnel_end(plan, attachment.half, attachment.corm_host, attachment.mtu, alias);
     if (spike.device.empty()) return plan;
     LinkWant device;
     device.name = spike.device;

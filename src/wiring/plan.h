@@ -15,6 +15,7 @@
 #include "model/corm.h"
 #include "model/spike.h"
 #include "model/wire.h"
+#include "wiring/tunnel_sink.h"
 #include "wiring/vxlan_filter.h"
 #include "xconnect/crossconnect.h"
 
@@ -37,13 +38,16 @@ struct VxlanKind {
     uint16_t port = 0;
     bool operator==(const VxlanKind&) const = default;
 };
+struct TapKind {  // persistent, with a queue for each lane of the tunnel process, which has it open
+    bool operator==(const TapKind&) const = default;
+};
 struct AdoptedKind {  // somebody else's: it must be there, and is never made or deleted
     bool operator==(const AdoptedKind&) const = default;
 };
 
 struct LinkWant {
     std::string name;
-    std::variant<AdoptedKind, BridgeKind, VethKind, VxlanKind> kind;
+    std::variant<AdoptedKind, BridgeKind, VethKind, VxlanKind, TapKind> kind;
     std::string alias;        // "": left alone
     uint32_t mtu = 0;         // 0: left alone
     uint32_t txqueuelen = 0;  // 0: left alone
@@ -73,8 +77,10 @@ struct Plan {
     std::vector<LinkWant> links;   // in the order of their making: a bridge before its ports
     std::vector<PortWant> ports;
     std::vector<EntryWant> entries;
-    std::vector<std::string> absent;    // links that must not be
-    std::vector<uint32_t> absent_vnis;  // filters that must not be
+    std::vector<TunnelWire> tunnel_wires;       // after all else: no frame comes before it is known where it goes
+    std::vector<std::string> absent;            // links that must not be
+    std::vector<uint32_t> absent_vnis;          // filters that must not be
+    std::vector<uint32_t> absent_tunnel_wires;  // connectors
     Plan& operator+=(Plan more);
 };
 

@@ -9,7 +9,7 @@ from lab_net import underlay_address
 
 PEER_PORT = 7471
 BANANAD_LOG = "/run/bananad.log"
-PROGRAMS = ("bananad", "banana", "banana-hook")
+PROGRAMS = ("bananad", "banana-tunneld", "banana", "banana-hook")
 
 
 class Host(Protocol):
@@ -99,11 +99,12 @@ def bananad_toml(host: Host, hosts: list[Host]) -> str:
 
 
 def make_pki(directory: pathlib.Path, hosts: list[Host]) -> None:
-    """The cluster's CA and a certificate a host, by the product's own commands."""
+    """The cluster's CA, and for each host a certificate and one for its tunnel, by the product's own commands."""
     banana = str(require_built() / "banana")
     run([banana, "pki", "init", "--dir", str(directory)])
     for host in hosts:
-        run([banana, "pki", "issue", host.name, "--dir", str(directory)])
+        for role in ("controller", "tunnel"):
+            run([banana, "pki", "issue", host.name, "--role", role, "--dir", str(directory)])
 
 
 def configure_banana(host: Host, hosts: list[Host], pki: pathlib.Path) -> None:

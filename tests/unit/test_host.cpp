@@ -11,7 +11,7 @@ namespace {
 const std::vector<Format> all{Format::native, Format::vxlan, Format::dtls};
 
 Host host(const std::string& name, const std::string& site, std::vector<Format> formats = all) {
-    return {name, site, *IpAddress::parse("192.0.2.1"), 1500, std::move(formats)};
+    return {name, site, *IpAddress::parse("192.0.2.1"), 1500, std::move(formats), {4790, 2, ""}};
 }
 
 enum class Place { here, near, far };  // the Spike's host, as the Corm's (hv1 at site a) sees it
@@ -85,6 +85,14 @@ TEST_CASE("host: a choice and a refusal say why") {
           "vxlan");
     CHECK(reason(Place::near, "vxlan", all, {Format::native}) ==
           "wire format vxlan (asked for) cannot be built on hv2; it can build: native");
+    CHECK(reason(Place::near, "dtls", all, {Format::native, Format::vxlan}) ==
+          "wire format dtls (asked for): host hv2 has no tunnel: it builds none");
+    Host without = host("hv2", "b", {Format::native, Format::vxlan});
+    without.tunnel.problem = "banana-tunneld ended (exit code 1)";
+    CHECK(
+        choose_format("auto", all, without, host("hv1", "a")).error().message() ==
+        "wire format dtls (auto: other site (b, the Corm's is a)): host hv2 has no tunnel: banana-tunneld ended (exit "
+        "code 1)");
     CHECK(reason(Place::near, "vxlan", {}) ==
           "wire format vxlan (asked for) is not among those that the Corm allows: "
           "none");
@@ -109,6 +117,7 @@ TEST_CASE("host: as JSON, and what a peer may get wrong") {
     CHECK(after->underlay == before.underlay);
     CHECK(after->underlay_mtu == 1500);
     CHECK(after->formats == before.formats);
+    CHECK(after->tunnel == before.tunnel);
 
     Json younger = before.json();
     younger.set("formats", Json::array({"quic", "vxlan", "vxlan"}));
@@ -132,4 +141,30 @@ TEST_CASE("host: as JSON, and what a peer may get wrong") {
         bad.set("underlay_mtu", mtu);
         CHECK(Host::from_json(bad).error().code() == Errc::invalid);
     }
+}
+
+TEST_CASE("host: a peer's tunnel is taken as far as it can be reached") {
+    const Json sound = host("hv2", "b").json();
+    const auto with_tunnel = [&](const Json& tunnel) {
+        Json json = *Json::parse(sound.dump());
+        json.set("tunnel", tunnel);
+        return Host::from_json(json);
+    };
+    Json older = *Json::parse(sound.dump());
+    older.erase("tunnel");
+    const auto old_host = Host::from_json(older);
+    REQUIRE(old_host.ok());
+    CHECK(old_host->tunnel == TunnelEnd{0, 0, "its bananad is older than tunnels"});
+    CHECK(old_host->formats == std::vector<Format>{Format::native, Format::vxlan});  // whatever it says
+
+    const auto end = [](int64_t port, int64_t lanes) {
+        return Json::object({{"port", port}, {"lanes", lanes}, {"problem", "why\n"}});
+    };
+    CHECK(with_tunnel(end(4790, tunnel_lanes_max))->tunnel == TunnelEnd{4790, 32, "why\\x0a"});
+    for (const auto& [port, lanes] : {std::pair<int64_t, int64_t>{-1, 1}, {65536, 1}, {4790, 0}, {4790, 33}}) {
+        CAPTURE(port);
+        CAPTURE(lanes);
+        CHECK(with_tunnel(end(port, lanes)).error().code() == Errc::invalid);
+    }
+    CHECK_FALSE(with_tunnel("none").ok());
 }

@@ -78,8 +78,8 @@ TEST_CASE("names: paths, and their parts again") {
 TEST_CASE("names: devices come from ids, fit the kernel, and are known again") {
     CHECK(port_device(0x2a) == "bnc0000002a");
     using Name = std::string (*)(uint32_t);
-    const std::initializer_list<Name> names{corm_bridge_device, port_device,  port_stub_device,
-                                            wire_device,        lower_device, lower_stub_device};
+    const std::initializer_list<Name> names{corm_bridge_device, port_device,  port_stub_device, wire_device,
+                                            tunnel_device,      lower_device, lower_stub_device};
     std::vector<std::string> all;
     for (Name name : names)
         for (uint32_t id : {0u, 1u, 0xffffffffu}) {
@@ -94,6 +94,9 @@ TEST_CASE("names: devices come from ids, fit the kernel, and are known again") {
     for (const char* name : {"", "bnc", "bnc0000002", "bnc0000002a0", "bnc0000002g", "bnz0000002a", "eth0", "bn-lab",
                              "bnc0000002A0", "xbnc0000002a"})
         CHECK_FALSE(is_own_device(name));
+    CHECK(tunnel_connector(tunnel_device(0xff123456)) == 0xff123456);
+    for (const char* name : {"", "bnd", "bnd0000002", "bnx0000002a", "bnd0000002a0"})
+        CHECK_FALSE(tunnel_connector(name));
     CHECK(vni_of(0xff123456) == 0x123456);
     CHECK(vni_of(0xffffffff) == 0xffffff);
 }
