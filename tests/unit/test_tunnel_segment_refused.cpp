@@ -13,7 +13,7 @@ using testing::make_frame;
 using testing::Receiving;
 using testing::Shape;
 
-TEST_CASE("tunnel segment: slices with and without headers make no run together") {
+TEST_CASE("tunnel segment: slices with headers of different sizes make no run together") {
     Shape shape;
     shape.payload = 3000;
     shape.gso_size = 1000;
@@ -22,7 +22,7 @@ TEST_CASE("tunnel segment: slices with and without headers make no run together"
     Entry slice = *next_entry(rest);
     Receiving receiving;
     receiving.record(records[0]);
-    slice.header_bytes = 0;
+    slice.header_bytes = 20;
     slice.data = slice.data.first(30);  // fewer bytes than the run has headers
     receiving.slice(slice);
     CHECK(receiving.got.size() == 1);
@@ -38,6 +38,10 @@ TEST_CASE("tunnel segment: slices that cannot be are bad entries") {
     slice.frame_bytes = 1000;
     slice.data = std::span(bytes).first(500);
     SUBCASE("no bytes") { slice.data = {}; }
+    SUBCASE("no bytes at the frame's end") {
+        slice.offset = 1000;
+        slice.data = {};
+    }
     SUBCASE("beyond the frame") { slice.offset = 501; }
     SUBCASE("far beyond the frame") { slice.offset = 0xffffffff; }
     SUBCASE("more than the frame") { slice.data = std::span(bytes).first(1001); }
@@ -102,6 +106,7 @@ TEST_CASE("tunnel segment: TCP slices that cannot be are bad entries") {
     shape.payload = 3000;
     shape.gso_size = 1000;
     const Frame frame = make_frame(shape);
+    Frame udp;
     const auto record = cut(frame, 800)[1];
     std::span<const uint8_t> rest = record;
     Entry slice = *next_entry(rest);
@@ -109,7 +114,15 @@ TEST_CASE("tunnel segment: TCP slices that cannot be are bad entries") {
     SUBCASE("beyond the end") { slice.offset = slice.frame_bytes - 1; }
     SUBCASE("a packet that is longer than IP allows") { slice.frame_bytes = frame_max; }
     SUBCASE("other headers than it says") { slice.header_bytes = 66; }
+    SUBCASE("no payload") { slice.data = slice.data.first(54); }
     SUBCASE("UDP") { slice.offload.gso_type = Offload::udp_l4; }
+    SUBCASE("UDP with its own headers repeated") {
+        shape.udp = true;
+        udp = make_frame(shape);
+        slice.offload = udp.offload;
+        slice.header_bytes = 42;
+        slice.data = udp.bytes().first(500);
+    }
     SUBCASE("no GSO") { slice.offload.gso_type = Offload::none; }
     SUBCASE("no segment size") { slice.offload.gso_size = 0; }
     SUBCASE("no partial checksum") { slice.offload.flags = 0; }
