@@ -68,9 +68,10 @@ class Offer:
         return self.loss < LOSS
 
 
-def offer(row: Row, size: int, rate: float) -> Offer:
+def offer(row: Row, size: int, rate: float, how: str) -> Offer:
     got, sent = traffic(row, ["count", PORT],
-                        ["pace", PORT, row.target, str(size), f"{rate:.0f}", str(UDP_WARM_MS), str(UDP_MS)])
+                        ["pace", PORT, row.target, str(size), f"{rate:.0f}", str(UDP_WARM_MS), str(UDP_MS),
+                         how])
     (arrived, arriving), (offered, elapsed) = got, sent
     if offered == 0:
         raise BenchError(f"{row.label}: UDP {size} B at {rate:.0f}/s: nothing was sent")
@@ -84,14 +85,15 @@ class Search:
 
     row: Row
     size: int
+    how: str = "plain"  # or "gso": the sender hands over many at once
     last: float = 0.0
     best: float = field(default=0.0, init=False)
 
     def carried(self, rate: float) -> bool:
         """Whether the path, and the sender, keep up with it."""
-        found = offer(self.row, self.size, rate)
+        found = offer(self.row, self.size, rate, self.how)
         if not found.good and found.loss < FLUKE:
-            found = offer(self.row, self.size, rate)
+            found = offer(self.row, self.size, rate, self.how)
         if found.good:
             self.best = max(self.best, found.received)
         return found.good and found.kept

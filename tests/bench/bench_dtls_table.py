@@ -14,10 +14,13 @@ FIGURES = {
     "tcp4": ("TCP x4", "Gbit/s"),
     "udp1300": ("UDP 1300 B", "Gbit/s"),
     "udp128": ("UDP 128 B", "kpps"),
+    "udp128gso": ("128 B, GSO", "kpps"),
     "rtt": ("idle", "us"),
     "rtt-load": ("loaded", "us"),
 }
-ONLY = ("tcp1", "tcp4", "udp1300", "udp128", "rtt", "rtt-load")  # `cpu` comes with tcp1
+ONLY = ("tcp1", "tcp4", "udp1300", "udp128", "rtt", "rtt-load")  # by default; `cpu` comes with tcp1
+MORE = ("udp128gso",)  # the guest's machine hands many datagrams to its kernel at once
+SEARCHED = {"udp1300": (1300, "plain"), "udp128": (128, "plain"), "udp128gso": (128, "gso")}
 WIDTH = 11
 
 
@@ -29,7 +32,7 @@ class Result:
     values: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in FIGURES})
     longest: int = 0  # frame on the underlay
     over: int = 0  # frames longer than FRAME_MAX
-    searches: dict[int, Search] = field(default_factory=dict)
+    searches: dict[str, Search] = field(default_factory=dict)
 
     def median(self, figure: str) -> float | None:
         return statistics.median(self.values[figure]) if self.values[figure] else None
@@ -44,10 +47,10 @@ class Result:
             return dict(zip(("tcp1", "cpu"), tcp(self.row, 1), strict=True))
         if figure == "tcp4":
             return {figure: tcp(self.row, 4)[0]}
-        if figure in ("udp1300", "udp128"):
-            size = int(figure[3:])
-            search = self.searches.setdefault(size, Search(self.row, size))
-            return {figure: search.run() * (size * 8e-9 if size == 1300 else 1e-3)}
+        if figure in SEARCHED:
+            size, how = SEARCHED[figure]
+            search = self.searches.setdefault(figure, Search(self.row, size, how))
+            return {figure: search.run() * (size * 8e-9 if figure == "udp1300" else 1e-3)}
         return {figure: idle_round_trip(self.row) if figure == "rtt" else loaded_round_trip(self.row)}
 
     def text(self) -> str:

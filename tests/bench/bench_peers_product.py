@@ -77,12 +77,13 @@ class Wire(Row):
         socket = str(self.spike_host.run_dir / "control.sock")
         words = [str(build_dir() / "banana"), "--socket", socket, "connect", SPIKE, CORM, "--wire", self.wire]
         run(words)
-        if self.shown().get("format") != self.wire:
-            raise BenchError(f"{self.label}: the product made another wire: {json.dumps(self.shown())[:300]}")
+        shown = self.shown(self.spike_host)
+        if shown.get("format") != self.wire:
+            raise BenchError(f"{self.label}: the product made another wire: {json.dumps(shown)[:300]}")
 
-    def shown(self) -> dict:
-        """`banana wire show` of the row's wire, as the Spike's host has it."""
-        control: Control = self.spike_host.control()
+    def shown(self, host: Host) -> dict:
+        """`banana wire show` of the row's wire, as that host has it."""
+        control: Control = host.control()
         wires = control.call("wire.list")["wires"]
         shown = control.call("wire.show", name=wires[0]["name"])
         control.close()

@@ -7,14 +7,16 @@
 //   flow pour PORT FLOWS ADDRESS SECONDS        TCP; sends all it can by every flow
 //   flow count PORT                             UDP; prints READY, then "{datagrams} {ns}": those of the measured part
 //                                               of a `pace` that arrived, and from the first to the last
-//   flow pace PORT ADDRESS SIZE RATE WARM_MS MEASURE_MS   UDP, SIZE bytes of payload, RATE a second by absolute
-//                                               deadlines; prints "{sent} {ns}" of the measured part
+//   flow pace PORT ADDRESS SIZE RATE WARM_MS MEASURE_MS plain|gso   UDP, SIZE bytes of payload, RATE a second by
+//                                               absolute deadlines; prints "{sent} {ns}" of the measured part. gso:
+//                                               what is due at once is handed to the kernel as one buffer (UDP_SEGMENT)
 //   flow echo PORT                              UDP; prints READY, sends everything back until it is ended
 //   flow probe PORT ADDRESS COUNT INTERVAL_US   UDP; prints "{median_ns} {p99_ns} {lost}" of COUNT round trips
 //
 // Status 0, 1 with a line on stderr, or 2.
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -34,6 +36,7 @@
 namespace {
 
 constexpr size_t batch = 64;
+constexpr size_t gso_max = 64000;  // bytes of one buffer
 constexpr size_t datagram_max = 2048;
 constexpr size_t write_size = 128 * 1024;
 constexpr int udp_buffer = 8 << 20;     // the receiver is not what loses
@@ -197,10 +200,17 @@ struct Batch {
         const auto value = static_cast<uint32_t>(part);
         for (size_t i = 0; i < batch; ++i) std::memcpy(at(i), &value, sizeof value);
     }
-    std::vector<char> memory;
+    std::vector<char> memory;  // in order, so that it can be sent as one buffer too
     std::array<iovec, batch> parts{};
     std::array<mmsghdr, batch> headers{};
 };
+
+// Sends up to `most` of a batch's messages of `size` bytes; how many, or -1.
+int send_some(int fd, Batch& out, size_t most, bool gso) {
+    if (!gso) return sendmmsg(fd, out.headers.data(), static_cast<unsigned>(std::min(most, batch)), 0);
+    const size_t size = out.parts[0].iov_len, together = std::min({most, batch, gso_max / size});
+    return send(fd, out.memory.data(), together * size, 0) < 0 ? -1 : static_cast<int>(together);
+}
 
 // Looks for datagrams every step and does not wait for them: on a virtual machine a wake-up for each costs the sender
 // more than the path does.
@@ -232,16 +242,15 @@ int count(char** words) {
 }
 
 // Sends what is due of `rate` a second from `start` to `until`; how many it sent. Late, it catches up.
-long long pace_part(int fd, Batch& out, double rate, int64_t start, int64_t until) {
+long long pace_part(int fd, Batch& out, bool gso, double rate, int64_t start, int64_t until) {
     long long sent = 0;
     for (;;) {
         const int64_t now = now_ns();
         const auto due = static_cast<long long>(static_cast<double>(std::min(now, until) - start) * rate / 1e9);
         while (sent < due) {
-            const auto size = static_cast<unsigned>(std::min<long long>(due - sent, batch));
-            const int done = sendmmsg(fd, out.headers.data(), size, 0);
+            const int done = send_some(fd, out, static_cast<size_t>(due - sent), gso);
             if (done < 0 && errno != ENOBUFS && errno != ECONNREFUSED) fail("send");
-            sent += done > 0 ? done : static_cast<long long>(size);  // what the kernel refuses was offered, and is lost
+            sent += done > 0 ? done : 1;  // what the kernel refuses was offered, and is lost
             if (now_ns() >= until) return sent;
         }
         if (now >= until) return sent;
@@ -253,14 +262,17 @@ int pace(char** words) {
     prctl(PR_SET_TIMERSLACK, 1UL);
     const int fd = connected(SOCK_DGRAM, words[1], words[0]);
     Batch out(std::max<size_t>(std::strtoul(words[2], nullptr, 10), sizeof(Part)));
+    const bool gso = std::string(words[6]) == "gso";
+    const int segment = static_cast<int>(out.parts[0].iov_len);
+    if (gso && setsockopt(fd, SOL_UDP, UDP_SEGMENT, &segment, sizeof segment) != 0) fail("ask for UDP_SEGMENT");
     const double rate = std::atof(words[3]);
     const int64_t start = now_ns(), from = start + std::atoll(words[4]) * 1'000'000,
                   until = from + std::atoll(words[5]) * 1'000'000;
     out.mark(Part::warm);
-    pace_part(fd, out, rate, start, from);
+    pace_part(fd, out, gso, rate, start, from);
     out.mark(Part::measured);
     const int64_t began = now_ns();
-    const long long sent = pace_part(fd, out, rate, began, until);
+    const long long sent = pace_part(fd, out, gso, rate, began, until);
     const int64_t took = now_ns() - began;
     out.mark(Part::end);
     for (int i = 0; i < ends; ++i) {
@@ -330,7 +342,7 @@ struct Mode {
 constexpr std::array<Mode, 6> modes{{{"sink", 4, sink},
                                      {"pour", 4, pour},
                                      {"count", 1, count},
-                                     {"pace", 6, pace},
+                                     {"pace", 7, pace},
                                      {"echo", 1, echo},
                                      {"probe", 4, probe}}};
 
