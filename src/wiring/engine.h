@@ -53,8 +53,6 @@ public:
     Result<xconnect::Counters> counters(const std::string& device, Direction direction);
     netlink::Socket& socket() { return socket_; }
     xconnect::CrossConnect& crossconnect() { return crossconnect_; }
-    // Whether this process' program, of whatever means, is at the port.
-    Result<bool> attached(xconnect::PortKey port);
     VxlanFilter& filter() { return filter_; }
 
 private:
