@@ -93,7 +93,8 @@ TEST_CASE("tunnel record: entries are read as they were written, several in a re
 TEST_CASE("tunnel record: an entry that is cut short or unknown is not read, and stays") {
     for (const auto& record : {written(frame_entry(), {1, 2, 3}), written(slice_entry(), {4, 5})}) {
         for (size_t size = 1; size < record.size(); ++size) {
-            std::span<const uint8_t> rest = std::span(record).first(size);
+            const std::vector<uint8_t> short_one(record.begin(), record.begin() + static_cast<ptrdiff_t>(size));
+            std::span<const uint8_t> rest = short_one;
             CHECK_FALSE(next_entry(rest));
             CHECK(rest.size() == size);
         }
@@ -267,7 +268,11 @@ TEST_CASE("tunnel record: headers of frames with GSO are measured") {
     const auto frame = make_frame(shape);
     CHECK(gso_header_bytes(frame.offload, frame.bytes()) == wanted);
     CHECK(gso_header_bytes(frame.offload, frame.bytes().first(wanted)) == wanted);
-    for (size_t size = 0; size < wanted; ++size) CHECK(gso_header_bytes(frame.offload, frame.bytes().first(size)) == 0);
+    for (size_t size = 0; size < wanted; ++size) {
+        const std::vector<uint8_t> beginning(frame.bytes().begin(),
+                                             frame.bytes().begin() + static_cast<ptrdiff_t>(size));
+        CHECK(gso_header_bytes(frame.offload, beginning) == 0);
+    }
     CHECK_FALSE(verdict(frame));
     // headers + gso_size are what a segment of it is long
     const uint32_t fits = static_cast<uint32_t>(wanted + shape.gso_size - (shape.vlan ? 18 : 14));
@@ -321,11 +326,28 @@ TEST_CASE("tunnel record: offload states that do not fit their frame are refused
     SUBCASE("transport beyond the frame") { offload.csum_start = 3100; }
     SUBCASE("another protocol") { frame.bytes()[ip + 9] = 17; }
     SUBCASE("another IP version") { frame.bytes()[ip] = 0x65; }
-    SUBCASE("IP header too short") { frame.bytes()[ip] = 0x44; }
+    SUBCASE("IP header too short") {
+        frame.bytes()[ip] = 0x44;
+        offload.csum_start -= 4;
+        frame.bytes()[tcp - 4 + 12] = 0x50;
+    }
     SUBCASE("a fragment") { frame.bytes()[ip + 7] = 1; }
     SUBCASE("more fragments") { frame.bytes()[ip + 6] = 0x20; }
     SUBCASE("TCP header too short") { frame.bytes()[tcp + 12] = 0x40; }
     SUBCASE("not IP") { frame.bytes()[16] = 0x86; }
+    CHECK(verdict(frame) == Drop::bad_offload);
+}
+
+TEST_CASE("tunnel record: UDP with GSO") {
+    Shape shape;
+    shape.udp = true;
+    shape.payload = 3000;
+    shape.gso_size = 1000;
+    auto frame = make_frame(shape);
+    REQUIRE_FALSE(verdict(frame));
+    SUBCASE("checksum elsewhere") { frame.offload.csum_offset = 16; }
+    SUBCASE("ECN") { frame.offload.gso_type |= Offload::ecn; }
+    SUBCASE("TCP's type") { frame.offload.gso_type = Offload::tcp4; }
     CHECK(verdict(frame) == Drop::bad_offload);
 }
 
@@ -338,7 +360,10 @@ TEST_CASE("tunnel record: IPv6 with GSO") {
     REQUIRE_FALSE(verdict(frame));
     SUBCASE("another next header where the transport follows") { frame.bytes()[20] = 17; }
     SUBCASE("the IPv4 type") { frame.offload.gso_type = Offload::tcp4; }
-    SUBCASE("transport inside the IPv6 header") { frame.offload.csum_start = 50; }
+    SUBCASE("transport inside the IPv6 header") {
+        frame.offload.csum_start = 50;
+        frame.bytes()[62] = 0x50;
+    }
     SUBCASE("another version") { frame.bytes()[14] = 0x45; }
     CHECK(verdict(frame) == Drop::bad_offload);
 }

@@ -103,8 +103,7 @@ TEST_CASE("tunnel segment: random frames come through whole, at any capacity") {
             CHECK(record.size() <= capacity);
             receiving.record(record);
         }
-        receiving.flush();
-        REQUIRE(receiving.got.size() == 1);
+        REQUIRE(receiving.got.size() == 1);  // at once, without a flush
         REQUIRE(identical(receiving.got[0], frame));
         CHECK(receiving.got[0].connector == 7);
     }
@@ -257,6 +256,7 @@ TEST_CASE("tunnel segment: both checksums are mended rightly whatever they were"
     shape.gso_size = 20;
     Frame frame = make_frame(shape);
     const auto bytes = frame.bytes();
+    bytes[16] = bytes[17] = 0;  // a total length that is less than the run's: its sum carries twice
     Entry slice;
     slice.is_slice = true;
     slice.offload = frame.offload;
