@@ -58,6 +58,8 @@ TEST_CASE("tunnel segment: slices that cannot be are bad entries") {
     const size_t many = 2 * Joiner::frames_under_way;  // none of them takes a place
     for (; slice.frame_number <= many; ++slice.frame_number) receiving.slice(slice);
     CHECK(receiving.drops == std::map<Drop, size_t>{{Drop::bad_entry, many}});
+    CHECK(receiving.joiner.incomplete() == 0);
+    CHECK(receiving.lost.empty());
     receiving.flush();
     CHECK(receiving.got.empty());
 }
