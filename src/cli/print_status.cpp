@@ -24,16 +24,19 @@ std::string round_trip_text(const Json& peer) {
 }
 
 Table peer_table(const Json& peers) {
-    Table table({"PEER", "STATE", "ADDRESS", "SITE", "VERSION", "RTT", "INCOMING", "PROBLEM"});
+    Table table({"PEER", "STATE", "ADDRESS", "SITE", "VERSION", "RTT", "INCOMING", "TUNNEL", "PROBLEM"});
     for (size_t i = 0; i < peers.size(); ++i) {
         const Json peer = peers.at(i);
         std::string problem = cell(peer.get("error"));
         if (const std::string incoming = cell(peer.get("incoming_error")); incoming != "-" && incoming != problem)
             problem = problem == "-" ? "incoming: " + incoming : problem + "; incoming: " + incoming;
+        const Json tunnel = peer.get("tunnel");
+        if (const std::string reason = cell(tunnel.get("reason")); reason != "-")
+            problem = (problem == "-" ? "" : problem + "; ") + "tunnel: " + reason;
         table.add({cell(peer.get("name")), state_text(peer),
                    fmt::format("{} port {}", cell(peer.get("address")), cell(peer.get("port"))),
                    cell(at_path(peer, "info.site")), cell(at_path(peer, "info.version")), round_trip_text(peer),
-                   cell(peer.get("incoming")), problem});
+                   cell(peer.get("incoming")), cell(tunnel.get("state")), problem});
     }
     return table;
 }
@@ -57,6 +60,12 @@ void print_status(const Page& page, const Json&, const Json& result) {
     if (!libvirt.get("uri").as_string().empty()) state += fmt::format(" ({})", cell(libvirt.get("uri")));
     if (const std::string error = cell(libvirt.get("error")); error != "-") state += ": " + error;
     fields.add({"libvirt", state});
+    if (const Json tunnel = result.get("tunnel"); tunnel.is_object()) {
+        std::string text = fmt::format("{}, UDP port {}, {} lanes", cell(tunnel.get("state")), cell(tunnel.get("port")),
+                                       cell(tunnel.get("lanes")));
+        if (const std::string problem = cell(tunnel.get("problem")); problem != "-") text += ": " + problem;
+        fields.add({"tunnel", text});
+    }
     for (const char* count : {"corms", "spikes", "wires"}) fields.add({count, cell(result.get(count))});
     fields.print(page.out);
     if (const Table peers = peer_table(result.get("peers")); !peers.empty()) {

@@ -41,6 +41,38 @@ void print_counters(std::ostream& out, const Json& counters) {
     }
 }
 
+// Of a DTLS wire: its sessions, one a lane, and what the lane does with itself.
+void print_tunnel(std::ostream& out, const Json& tunnel) {
+    if (!tunnel.is_object()) return;
+    if (tunnel.has("problem")) {
+        out << "tunnel            " << cell(tunnel.get("problem")) << '\n';
+        return;
+    }
+    const auto count = [&](const char* way) {
+        const Json counted = tunnel.get(way);
+        return fmt::format("{} frames, {}", cell(counted.get("frames")), bytes_text(counted.get("bytes").as_int()));
+    };
+    std::string drops;
+    const Json reasons = tunnel.get("drops");
+    for (const auto& reason : reasons.keys())
+        drops += fmt::format("{}{} by {}", drops.empty() ? "" : ", ", cell(reasons.get(reason.c_str())), safe(reason));
+    Table fields({"", ""});
+    fields.add({"tunnel sent", count("sent")});
+    fields.add({"tunnel received", count("received")});
+    fields.add({"tunnel dropped", drops.empty() ? "none" : drops});
+    fields.print(out);
+    Table table({"LANE", "SESSION", "CIPHER", "PATH MTU", "WAKE-UPS/S", "FRAMES/WAKE-UP", "PROBLEM"});
+    const Json lanes = tunnel.get("lanes");
+    for (size_t i = 0; i < lanes.size(); ++i) {
+        const Json lane = lanes.at(i), session = lane.get("session");
+        table.add({cell(lane.get("lane")), cell(session.get("state")), cell(session.get("cipher")),
+                   cell(session.get("path_mtu")), fmt::format("{:.0f}", lane.get("wakeups_per_s").as_double()),
+                   fmt::format("{:.1f}", lane.get("frames_per_wakeup").as_double()), cell(session.get("reason"))});
+    }
+    out << '\n';
+    table.print(out);
+}
+
 }  // namespace
 
 void print_wire(const Page& page, const Json&, const Json& result) {
@@ -65,7 +97,9 @@ void print_wire(const Page& page, const Json&, const Json& result) {
                   {"underlay local", "underlay.local"},
                   {"underlay remote", "underlay.remote"},
                   {"underlay mtu", "underlay.mtu"},
+                  {"underlay path mtu", "underlay.path_mtu"},
                   {"underlay cost", "underlay.cost"}});
+    print_tunnel(page.out, result.get("tunnel"));
     if (const Json standby = result.get("standby"); standby.size() > 0) {
         page.out << "standby wire:\n";
         Table fields({"", ""});

@@ -49,12 +49,14 @@ void Views::serve() {
     d.on("wire.list", [this](Context&, Json) -> Async<Json> { co_return wire_list(); });
     d.on("wire.show", [this](Context&, Json p) -> Async<Json> {
         CO_TRY_SET(const std::string name, p.string("name"));
-        co_return wire_show(name);
+        CO_TRY_SET(Json shown, wire_show(name));
+        if (shown.get("format").as_string() == "dtls") co_await add_tunnel(shown);
+        co_return shown;
     });
     d.on("wire.probe", [this](Context&, Json p) -> Async<Json> { co_return co_await probe(std::move(p)); });
     d.on("peer.list", [this](Context&, Json) -> Async<Json> {
         Json out = Json::object();
-        out.set("peers", node_.peers.status());
+        out.set("peers", peers());
         co_return out;
     });
     d.on("doctor", [this](Context&, Json) -> Async<Json> { co_return doctor(); });
@@ -71,6 +73,14 @@ std::vector<std::string> Views::warnings() const {
     for (const auto& corm : corms_.all())
         if (const auto text = corms_.network_problem(corm.full_name()); !text.empty()) out.push_back(text);
     return out;
+}
+
+// Both ways to each peer: its controller and its tunnel.
+Json Views::peers() const {
+    const Json all = node_.peers.status();
+    for (size_t i = 0; i < all.size(); ++i)
+        all.at(i).set("tunnel", node_.tunnel.peer_status(all.at(i).get("name").as_string()));
+    return all;
 }
 
 Json Views::status() {
@@ -93,7 +103,8 @@ Json Views::status() {
                              {"wires", static_cast<int64_t>(wired)}});
     out.set("crossconnect", node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx ? "tcx" : "clsact");
     out.set("libvirt", libvirt);
-    out.set("peers", node_.peers.status());
+    out.set("tunnel", node_.tunnel.status());
+    out.set("peers", peers());
     out.set("warnings", Json::array(warnings()));
     return out;
 }
@@ -225,6 +236,35 @@ Result<Json> Views::wire_show(const std::string& name) {
     return out;
 }
 
+// What the tunnel process knows of the wire; or why that cannot be told.
+asio::awaitable<void> Views::add_tunnel(Json& shown) {
+    const uint32_t connector = parse_hex32(shown.get("connector").as_string()).value_or(0);
+    const auto told = co_await node_.tunnel.show(connector);
+    if (!told) {
+        shown.set("tunnel", Json::object({{"problem", told.error().message()}}));
+        co_return;
+    }
+    shown.set("tunnel", *told);
+    const Json lanes = told->get("lanes");
+    int64_t path_mtu = 0;
+    for (size_t i = 0; i < lanes.size(); ++i) {
+        const int64_t one = lanes.at(i).get("session").get("path_mtu").as_int();
+        if (one > 0 && (path_mtu == 0 || one < path_mtu)) path_mtu = one;
+    }
+    if (path_mtu == 0) co_return;
+    // What stands before a frame on the path: IP, UDP, the datagram's header, a DTLS record with GCM, an entry.
+    const int64_t overhead = (node_.config.underlay.size() == 4 ? 20 : 40) + 8 + 4 + 37 + 16;
+    const int64_t needed = shown.get("mtu").as_int() + static_cast<int64_t>(ethernet_header) + overhead;
+    Json underlay = shown.get("underlay");
+    underlay.set("path_mtu", path_mtu);
+    underlay.set("cost",
+                 needed <= path_mtu
+                     ? std::string("none: full-size frames fit")
+                     : fmt::format("full-size frames need {} B on the path, which takes {}: they are cut inside "
+                                   "the wire and put together again",
+                                   needed, path_mtu));
+}
+
 Async<Json> Views::probe(Json params) {
     CO_TRY_SET(const std::string name, params.string("name"));
     CO_TRY_SET(const Json shown, wire_show(name));
@@ -241,7 +281,7 @@ Async<Json> Views::probe(Json params) {
     CO_TRY_SET(const uint32_t index, node_.engine.ifindex(device));
     const auto rtt = co_await node_.prober.round_trip(index, size, milliseconds(1000));
     if (!rtt) co_return rtt.error().context("probe the wire of " + name);
-    co_return Json::object({{"rtt_us", static_cast<double>(*rtt) / 1000.0}, {"size", static_cast<int64_t>(size)}});
+    co_return Json::object({{"rtt_us", *rtt / 1000}, {"size", static_cast<int64_t>(size)}});
 }
 
 Json Views::doctor() {
@@ -259,11 +299,19 @@ Json Views::doctor() {
                        access("/etc/libvirt/hooks/qemu", X_OK) == 0;
     checks.push(check("libvirt hooks", hooks || !node_.libvirt.used(), "the hook stubs that tell bananad of guests",
                       "make install puts them into libvirt's hook directory; libvirtd reads it when it starts"));
-    const Json peers = node_.peers.status();
-    for (size_t i = 0; i < peers.size(); ++i) {
-        const Json peer = peers.at(i);
-        checks.push(check(("peer " + peer.get("name").as_string()).c_str(), peer.get("state").as_string() == "up",
+    const model::TunnelEnd tunnel = node_.tunnel.end();
+    checks.push(check("tunnel", tunnel.problem.empty(),
+                      tunnel.problem.empty() ? fmt::format("UDP port {}, {} lanes", tunnel.port, tunnel.lanes)
+                                             : "this host has no DTLS wires",
+                      tunnel.problem));
+    const Json all_peers = peers();
+    for (size_t i = 0; i < all_peers.size(); ++i) {
+        const Json peer = all_peers.at(i), session = peer.get("tunnel");
+        const std::string name = peer.get("name").as_string(), state = session.get("state").as_string();
+        checks.push(check(("peer " + name).c_str(), peer.get("state").as_string() == "up",
                           peer.get("state").as_string(), peer.get("error").as_string()));
+        if (tunnel.problem.empty() && state != "unknown")
+            checks.push(check(("tunnel to " + name).c_str(), state == "up", state, session.get("reason").as_string()));
     }
     wiring::Plan plan = corms_.plan();
     plan += wires_.plan();

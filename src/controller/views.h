@@ -18,7 +18,9 @@ private:
     Json status();
     Json wire_list();
     Result<Json> wire_show(const std::string& name);
+    asio::awaitable<void> add_tunnel(Json& shown);
     Async<Json> probe(Json params);
+    Json peers() const;
     Json doctor();
     Result<Json> reload();
 
