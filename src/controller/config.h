@@ -49,7 +49,7 @@ struct TunnelConfig {
     std::string socket;                   // absolute path; "": as Spawn suggests
     Spawn spawn = Spawn::automatic;       // whether bananad starts banana-tunneld itself
     uint32_t rekey_seconds = 3600;
-    uint64_t rekey_records = uint64_t{1} << 32;
+    uint64_t rekey_records = uint64_t{1} << 24;  // below AES-GCM's limit, RFC 8446 section 5.5
 };
 
 struct LimitsConfig {

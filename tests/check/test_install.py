@@ -17,7 +17,9 @@ etc/libvirt/hooks/network.d/50-banana 755
 etc/libvirt/hooks/qemu.d/50-banana 755
 usr/bin/banana 755
 usr/lib/libvirt/banana-hook 755
+usr/lib/systemd/system/banana-tunneld.service 644
 usr/lib/systemd/system/bananad.service 644
+usr/sbin/banana-tunneld 755
 usr/sbin/bananad 755
 usr/share/banana/schemas/domain.rng 644
 usr/share/banana/schemas/network.rng 644
