@@ -174,6 +174,7 @@ bool Lane::round() {
 
 void Lane::tick(int64_t now) {
     last_tick_ = now;
+    flush_joiners();
     for (const auto& [name, channel] : channels_) channel->tick(now);
     sweep_pending(now);
     // Wires that wait for a session do so for a while only.

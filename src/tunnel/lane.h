@@ -134,6 +134,7 @@ private:
     void deliver_in_run(uint32_t connector, const Offload& offload, std::span<uint8_t> frame);
     void write(LaneWire& wire, const Offload& offload, std::span<uint8_t> frame);
     void flush_run();
+    void flush_joiners();
 
     std::shared_ptr<const Context> context_;
     LaneSockets sockets_;

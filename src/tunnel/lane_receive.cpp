@@ -19,7 +19,7 @@ void Lane::receive(Receiver& receiver, int socket) {
     const int64_t now = monotonic_ns();
     for (const auto& datagram : datagrams) on_datagram(datagram, socket, now);
     flush_run();
-    // What is left of a frame whose end is not in this batch is in the next, or lost: the joiner finds out.
+    // A frame may go on in the next batch; tick() passes on what does not.
 }
 
 void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now) {
@@ -164,12 +164,26 @@ void Lane::on_data(Live& live, std::span<const uint8_t> record, const Endpoint& 
 
 void Lane::on_entry(Live& live, const Entry& entry) {
     if (entry.is_slice) {
-        if (const auto bad = live.joiner.add(entry, deliver_)) drop(nullptr, *bad);
+        if (live.joiner.add(entry, deliver_) == Drop::bad_entry) drop(nullptr, Drop::bad_entry);
+        for (const uint32_t connector : live.joiner.lost()) {
+            const auto it = wires_.find(connector);
+            drop(it == wires_.end() ? nullptr : it->second.get(), Drop::incomplete);
+        }
         return;
     }
+    live.joiner.flush(deliver_);  // a run whose end was lost came before
     // Its bytes are the lane's own buffer, and the entry's header stands before them: room for the vnet header.
     uint8_t* const data = plain_.data() + (entry.data.data() - plain_.data());
     deliver_in_run(entry.connector, entry.offload, {data, entry.data.size()});
+}
+
+void Lane::flush_joiners() {
+    for (const auto& [name, channel] : channels_)
+        for (const auto& live : channel->sessions()) {
+            receiving_ = live.get();
+            live->joiner.flush(deliver_);
+        }
+    receiving_ = nullptr;
 }
 
 // The wire that a frame may go to. The id alone gives no right: the wire must be the sending host's.

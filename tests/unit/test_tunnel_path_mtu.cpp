@@ -14,7 +14,7 @@ constexpr int64_t ms = 1'000'000;
 struct Path {
     uint32_t mtu;
     uint32_t local_mtu = 65535;
-    PathMtu found;
+    PathMtu found = {};
     int64_t now = 1;
     int probes = 0;
 
