@@ -160,17 +160,17 @@ class RelayTest(Case):
 
     def lost(self, seed: int) -> list[int]:
         relay, client, server = self.world("--loss", 30, "--seed", seed)
-        self.send(client, numbered(2000))
-        up = self.settle(relay, 2000)
+        self.send(client, numbered(5000))
+        up = self.settle(relay, 5000)
         came = {int.from_bytes(one[:4], "big") for one in self.drain(server)}
-        self.assertEqual(up["lost"], 2000 - len(came))
+        self.assertEqual(up["lost"], 5000 - len(came))
         server.close()
         relay.close()
-        return sorted(set(range(2000)) - came)
+        return sorted(set(range(5000)) - came)
 
     def test_loss_is_its_percentage_and_the_seeds_choice(self) -> None:
         once = self.lost(7)
-        self.assertTrue(500 < len(once) < 700, len(once))
+        self.assertTrue(1400 < len(once) < 1600, len(once))
         self.assertEqual(self.lost(7), once)
         self.assertNotEqual(self.lost(8), once)
 
