@@ -1,17 +1,17 @@
 // DTLS sessions by OpenSSL, without sockets: datagrams in, datagrams out (doc/dtls-wire.md, "Sessions").
 //
 // Concepts: a Context holds this host's key, certificate and CA, what both ends may negotiate (DTLS 1.2, later when the
-// library has it; ECDHE with AES-128-GCM or ChaCha20-Poly1305; mutual certificates; no renegotiation, no resumption,
-// no compression). A Listener answers first ClientHellos without keeping anything per sender, until
-// one brings its cookie back. A Session is one DTLS association from there on. Whose it is (`peer()`) is found by our
-// own check of the certificate after the handshake: chain, validity, role "tunnel", and for a dialled session the name
-// that was dialled. Until then nothing that it carries is passed on. Cipher: each end says which of the two it does
-// faster (measured at start); ChaCha20-Poly1305 is taken when either end prefers it, as the slower end is the one that
-// counts. What leaves is handed to a Sink, a datagram's DTLS part at a time, in the same call. What is sealed while up
-// goes through seal(), which a Sink that writes into a send arena makes free of further copies. Threading: a Context is
-// shared and const once made (its OpenSSL object counts references by atomics); a Listener and a Session belong to one
-// thread. Errors: texts say whose certificate and what is wrong with it. Source: RFC 6347 (DTLS 1.2; 4.1.2.6
-// replay, 4.2.1 cookies), RFC 5288, RFC 7905; OpenSSL 3.0's ssl(7) pages.
+// library has it; ECDHE with AES-128-GCM or ChaCha20-Poly1305; mutual certificates; no renegotiation, no resumption, no
+// compression). A Listener answers first ClientHellos without keeping anything per sender, until one brings its cookie
+// back. A Session is one DTLS association from there on. Whose it is (`peer()`) is found by our own check of the
+// certificate after the handshake: chain, validity, role "tunnel", and for a dialled session the name that was dialled.
+// Until then nothing that it carries is passed on. Cipher: each end says which of the two it does faster (measured at
+// start); ChaCha20-Poly1305 is taken when either end prefers it, as the slower end is the one that counts. What leaves
+// is handed to a Sink, a datagram's DTLS part at a time, in the same call. What is sealed while up goes through seal(),
+// which a Sink that writes into a send arena makes free of further copies. Threading: a Context is shared and const
+// once made (its OpenSSL object counts references by atomics); a Listener and a Session belong to one thread. Errors:
+// texts say whose certificate and what is wrong with it. Source: RFC 6347 (DTLS 1.2; 4.1.2.6 replay, 4.2.1 cookies),
+// RFC 5288, RFC 7905; OpenSSL 3.0's ssl(7) pages.
 #pragma once
 
 #include <cstdint>

@@ -155,7 +155,8 @@ TEST_CASE("dtls handshake: the last flight is sent again when it was lost") {
     Pair pair;
     // All is delivered until hv2 is up; what it said last is lost.
     std::vector<Bytes> lost;
-    while (lost.empty()) {
+    for (int round = 0; lost.empty(); ++round) {
+        REQUIRE(round < 20);
         for (const auto& each : pair.from_dialler.take()) pair.deliver(each, true);
         auto answers = pair.from_listener.take();
         if (pair.listened && pair.listened->state() == State::up)
@@ -171,6 +172,7 @@ TEST_CASE("dtls handshake: the last flight is sent again when it was lost") {
         for (int again = 0; pair.dialler->state() == State::handshaking; ++again) {
             REQUIRE(again < 3);
             while (pair.from_dialler.out.empty()) {
+                REQUIRE(pair.dialler->state() == State::handshaking);
                 const int64_t wait = pair.dialler->timer_due() - monotonic_ns();
                 if (wait > 0) ::poll(nullptr, 0, static_cast<int>((wait + ms - 1) / ms));
                 pair.dialler->on_timer(pair.from_dialler);
@@ -203,7 +205,8 @@ TEST_CASE("dtls handshake: in datagrams of the least size") {
     REQUIRE(dialler.ok());
     std::unique_ptr<Session> listened;
     size_t most = 0, largest = 0;
-    while (!from_dialler.out.empty() || !from_listener.out.empty()) {
+    for (int round = 0; !from_dialler.out.empty() || !from_listener.out.empty(); ++round) {
+        REQUIRE(round < 20);
         for (const auto& each : from_dialler.take()) {
             largest = std::max(largest, each.size());
             if (listened)
@@ -259,7 +262,8 @@ TEST_CASE("dtls handshake: data before its end is dropped, and ends nothing") {
     Pair pair;
     const Bytes data{23, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 4, 'd', 'a', 't', 'a'};
     const Bytes sealed_data{23, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 4, 'd', 'a', 't', 'a'};
-    while (!pair.from_dialler.out.empty() || !pair.from_listener.out.empty()) {
+    for (int round = 0; !pair.from_dialler.out.empty() || !pair.from_listener.out.empty(); ++round) {
+        REQUIRE(round < 20);
         for (const auto& noise : {data, sealed_data}) {
             pair.dialler->on_handshake(noise, pair.from_dialler);
             if (pair.listened) pair.listened->on_handshake(noise, pair.from_listener);
@@ -268,5 +272,6 @@ TEST_CASE("dtls handshake: data before its end is dropped, and ends nothing") {
         for (const auto& each : pair.from_listener.take()) pair.deliver(each, false);
     }
     CHECK(pair.dialler->state() == State::up);
+    REQUIRE(pair.listened);
     CHECK(pair.listened->state() == State::up);
 }

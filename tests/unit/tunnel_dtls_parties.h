@@ -122,7 +122,8 @@ struct Pair {
     }
     // Until nobody has anything to say.
     void handshake() {
-        while (!from_dialler.out.empty() || !from_listener.out.empty()) {
+        for (int round = 0; !from_dialler.out.empty() || !from_listener.out.empty(); ++round) {
+            REQUIRE(round < 20);
             for (const auto& each : from_dialler.take()) deliver(each, true);
             for (const auto& each : from_listener.take()) deliver(each, false);
         }
