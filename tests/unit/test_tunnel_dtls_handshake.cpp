@@ -7,7 +7,7 @@
 #include <random>
 
 #include "base/clock.h"
-#include "unit/tunnel_dtls_parties.h"
+#include "tests/unit/tunnel_dtls_parties.h"
 
 using namespace banana;
 using namespace banana::tunnel;

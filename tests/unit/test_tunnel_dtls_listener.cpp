@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "unit/tunnel_dtls_parties.h"
+#include "tests/unit/tunnel_dtls_parties.h"
 
 using namespace banana;
 using namespace banana::tunnel;

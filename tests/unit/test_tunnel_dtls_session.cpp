@@ -3,7 +3,7 @@
 //   hv1 (dials) ==== in memory ==== hv2 (listens)
 #include <algorithm>
 
-#include "unit/tunnel_dtls_parties.h"
+#include "tests/unit/tunnel_dtls_parties.h"
 
 using namespace banana;
 using namespace banana::tunnel;
