@@ -67,9 +67,11 @@ Status Engine::observe_links(const std::vector<std::string>& names, Observed& ob
 }
 
 Result<bool> Engine::attached(xconnect::PortKey port) {
+    // One look-up for most; CrossConnect's own takes three, and libbpf a socket.
+    TRY_SET(const bool joined, in_block(socket_, port));
+    if (joined) return true;
     TRY_SET(const auto own, crossconnect_.attached(port));
-    if (own) return own->current;
-    return in_block(socket_, port);
+    return own && own->current;
 }
 
 Result<Observed> Engine::observe(const Plan& plan) {
