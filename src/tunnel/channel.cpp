@@ -36,6 +36,8 @@ void Channel::set(ChannelState state, const std::string& reason) {
     if (state_ != state)
         log::info("tunnel to {}: {} -> {}{}", name_, channel_state_name(state_), channel_state_name(state),
                   reason.empty() ? "" : ": " + reason);
+    else if (state == ChannelState::connecting)
+        log::warning("tunnel to {}: {}", name_, reason);
     state_ = state;
     reason_ = reason;
     host_.changed(*this);
@@ -105,7 +107,6 @@ void Channel::make_current(Live* live, int64_t now) {
         return;
     }
     live->superseded = 0;
-    dial_pause_ = dial_first_ns;
     set(ChannelState::up, "");
     host_.changed(*this);
 }
@@ -129,7 +130,10 @@ void Channel::sweep(int64_t now) {
             for (const auto& l : lives_)
                 if (l.get() != &live && l->up() && (other == nullptr || l->up_since > other->up_since)) other = l.get();
             make_current(other, now);
-            next_dial_ = now;
+            // What was closed as soon as it was up (by a host that does not know us yet, say) would be so again.
+            const bool lasted = now - live.up_since > dial_max_ns;
+            dial_pause_ = lasted ? dial_first_ns : std::min(dial_pause_ * 2, dial_max_ns);
+            next_dial_ = lasted ? now : now + dial_pause_;
             if (other == nullptr) set(ChannelState::connecting, why);
         } else if (failed_handshake && live.session->dialled()) {
             dial_pause_ = std::min(dial_pause_ * 2, dial_max_ns);

@@ -9,7 +9,7 @@
 //   connecting ---a session is up---> up ---the last one died or was closed---> connecting
 //
 // While connecting, a dial follows another, after 0.2 s at first and 5 s at most; reason() says why the last one
-// failed. Threading: the lane's thread.
+// failed. A session that lasted for 5 s is dialled anew at once. Threading: the lane's thread.
 #pragma once
 
 #include <functional>

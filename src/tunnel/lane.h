@@ -127,6 +127,7 @@ private:
                       int64_t now);
     void on_data(Live& live, std::span<const uint8_t> record, const Endpoint& from, int64_t now);
     void settle_pending(Live& live, int64_t now);
+    void log_refusal(const Live& live, const std::string& why, int64_t now);
     void sweep_pending(int64_t now);
     void on_entry(Live& live, const Entry& entry);
     LaneWire* admitted(uint32_t connector, const Offload& offload, std::span<const uint8_t> frame);
@@ -147,6 +148,8 @@ private:
     std::map<std::string, std::unique_ptr<Channel>> channels_;
     std::unordered_map<uint32_t, std::unique_ptr<LaneWire>> wires_;
     std::vector<std::unique_ptr<Live>> pending_;  // accepted, peer not known
+    int64_t refusal_logged_ = 0;
+    uint64_t refusals_not_logged_ = 0;  // since then
     std::vector<Live*> by_index_;
     uint16_t last_index_ = 0;
     std::vector<uint8_t> frame_buffer_;

@@ -108,7 +108,7 @@ void Lane::settle_pending(Live& live, int64_t now) {
     pending_.erase(it);
     if (settled->closed()) {
         const std::string why = settled->session->why_closed();
-        log::warning("tunnel: refused {}: {}", settled->place.to.text(), why);
+        log_refusal(*settled, why, now);
         for (const auto& [name, channel] : channels_)
             if (channel->address().raw.sin6_family == settled->place.to.raw.sin6_family &&
                 channel->address().host_text() == settled->place.to.host_text())
@@ -118,14 +118,25 @@ void Lane::settle_pending(Live& live, int64_t now) {
     }
     const auto channel = channels_.find(settled->session->peer());
     if (channel == channels_.end()) {
-        log::warning("tunnel: refused {}: host '{}' is no peer of this host", settled->place.to.text(),
-                     settled->session->peer());
+        log_refusal(*settled, fmt::format("host '{}' is no peer of this host", settled->session->peer()), now);
         settled->session->close(*settled);
         forget(*settled);
         return;
     }
     channel->second->adopt(std::move(settled));
-    (void)now;
+}
+
+// How often this happens is others' choice: a line a second is enough.
+void Lane::log_refusal(const Live& live, const std::string& why, int64_t now) {
+    constexpr int64_t pause_ns = 1'000'000'000;
+    if (refusal_logged_ != 0 && now - refusal_logged_ < pause_ns) {
+        refusals_not_logged_++;
+        return;
+    }
+    const uint64_t others = std::exchange(refusals_not_logged_, 0);
+    refusal_logged_ = now;
+    log::warning("tunnel: refused {}: {}{}", live.place.to.text(), why,
+                 others != 0 ? fmt::format(" ({} others before it are not logged)", others) : "");
 }
 
 void Lane::sweep_pending(int64_t now) {

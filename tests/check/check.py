@@ -21,6 +21,8 @@ from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, run, 
 LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
 LAB_AT_ONCE = 2
 LAB_ALONE = ("test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
+TUNNEL_PROGRAMS = ("banana-tunneld", "relay", "flood")  # tests/tunnel
+TUNNEL_FILE_LIMIT = 600
 FUZZ_TARGETS = ("fuzz_records", "fuzz_frames")
 FUZZ_SECONDS = 30  # each
 PYTHON = ("/usr/bin/python3", "-B", "-m", "unittest", "-v")
@@ -97,6 +99,12 @@ class Check:
                                                      f"-artifact_prefix={log.parent / name}-"],
                        counts.fuzzer, FUZZ_SECONDS + 120)
 
+    def tunnel_tests(self) -> None:
+        """A file at a time: they time what they measure, and load both cores."""
+        for path in sorted((TOP / "tests/tunnel").glob("test_*.py")):
+            self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest,
+                       TUNNEL_FILE_LIMIT, directory=path.parent)
+
     def lab_tests(self) -> None:
         if not self.do("guest image", lambda: guest_image(self.build)):
             return
@@ -130,6 +138,8 @@ class Check:
         if not self.do("configure", self.build.configure):
             return
         wanted = [f"{name}_tests" for name in ("unit", "netns") if self.wants(name)]
+        if self.wants("netns"):
+            wanted += TUNNEL_PROGRAMS
         if not self.do("build with -Werror", lambda: self.build.make(*PROGRAMS, *wanted)):
             return
         if self.wants("unit"):
@@ -138,6 +148,7 @@ class Check:
             self.fuzzed()
         if self.wants("netns"):
             self.compiled(self.build, "netns_tests", 600)
+            self.tunnel_tests()
         if self.part == "all" and self.do("configure with sanitizers", self.sanitized.configure) and \
                 self.do("build with sanitizers", lambda: self.sanitized.make("unit_tests", "netns_tests")):
             self.compiled(self.sanitized, "unit_tests", 600, **SANITIZED)
