@@ -31,7 +31,7 @@ class Counters:
     polls: int
     frames: int
     switches: int
-    idle: float  # seconds, of all CPUs
+    idle: float  # seconds, of all CPUs; others' reniced work leaves them as good as idle
 
     def since(self, start: "Counters") -> str:
         span = self.time - start.time
@@ -86,7 +86,7 @@ def read(row: DtlsWire) -> Counters:
     fields = pathlib.Path("/proc/stat").read_text(encoding="ascii").split()
     return Counters(time.monotonic(), *(sum(int(lane.get(name, 0)) for lane in all_lanes)
                                         for name in ("wakeups", "polls", "frames")),
-                    sum(switches(pid) for pid in processes(row)), int(fields[4]) / os.sysconf("SC_CLK_TCK"))
+                    sum(switches(pid) for pid in processes(row)), (int(fields[2]) + int(fields[4])) / os.sysconf("SC_CLK_TCK"))
 
 
 def under(row: DtlsWire, rate: int | None) -> str:

@@ -76,7 +76,19 @@ class Wire(Row):
         """As a user does: by the command."""
         socket = str(self.spike_host.run_dir / "control.sock")
         words = [str(build_dir() / "banana"), "--socket", socket, "connect", SPIKE, CORM, "--wire", self.wire]
-        run(words)
+        said = ""
+
+        def connected() -> bool:
+            nonlocal said
+            done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+            said = done.stderr.strip()
+            return done.returncode == 0
+
+        # A tunnel that is being started is no error of the wire's.
+        try:
+            wait_until(connected, START_TIMEOUT, f"{self.label}: connect")
+        except BenchError as error:
+            raise BenchError(f"{error}: {said}") from None
         shown = self.shown(self.spike_host)
         if shown.get("format") != self.wire:
             raise BenchError(f"{self.label}: the product made another wire: {json.dumps(shown)[:300]}")
