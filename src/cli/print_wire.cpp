@@ -45,7 +45,7 @@ void print_counters(std::ostream& out, const Json& counters) {
 void print_tunnel(std::ostream& out, const Json& tunnel) {
     if (!tunnel.is_object()) return;
     if (tunnel.has("problem")) {
-        out << "tunnel            " << cell(tunnel.get("problem")) << '\n';
+        print_fields(out, tunnel, {{"tunnel's problem", "problem"}});
         return;
     }
     const auto count = [&](const char* way) {
@@ -97,7 +97,7 @@ void print_wire(const Page& page, const Json&, const Json& result) {
                   {"underlay local", "underlay.local"},
                   {"underlay remote", "underlay.remote"},
                   {"underlay mtu", "underlay.mtu"},
-                  {"underlay path mtu", "underlay.path_mtu"},
+                  {"path mtu", "underlay.path_mtu"},
                   {"underlay cost", "underlay.cost"}});
     print_tunnel(page.out, result.get("tunnel"));
     if (const Json standby = result.get("standby"); standby.size() > 0) {

@@ -97,6 +97,9 @@ std::string last_line(const std::string& path) {
     std::string line, last;
     while (std::getline(file, line))
         if (!line.empty()) last = line;
+    // A line of ours begins with when and how bad (base/log.h); that is no part of what happened.
+    constexpr std::string_view level = " error: ";
+    if (const auto at = last.find(level); at != std::string::npos) last.erase(0, at + level.size());
     return printable(last);
 }
 

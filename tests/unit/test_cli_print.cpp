@@ -93,19 +93,22 @@ TEST_CASE("status shows peers and warnings") {
     const Json status = json(R"({"host":"hv1","site":"west","version":"0.1.0","pid":42,"uptime_s":61,
         "underlay":"192.0.2.1","libvirt":{"uri":"qemu:///system","state":"connected","error":""},
         "peers":[{"name":"hv2","address":"192.0.2.2","port":7471,"state":"refused","since":0,"error":"wrong CA",
-                  "rtt_us":0,"incoming":false,"incoming_error":"expired"}],
+                  "rtt_us":0,"incoming":false,"incoming_error":"expired","tunnel":{"state":"down","reason":"no answer"}}],
+        "tunnel":{"state":"away","problem":"no certificate","port":4790,"lanes":2},
         "corms":1,"spikes":2,"wires":3,"warnings":["bridge-nf-call-iptables is 1"]})");
     CHECK(printed(print_status, status) ==
           "host      hv1, site west\n"
           "daemon    bananad 0.1.0, pid 42, up 1m 1s\n"
           "underlay  192.0.2.1\n"
           "libvirt   connected (qemu:///system)\n"
+          "tunnel    away, UDP port 4790, 2 lanes: no certificate\n"
           "corms     1\n"
           "spikes    2\n"
           "wires     3\n"
           "\n"
-          "PEER  STATE    ADDRESS              SITE  VERSION  RTT  INCOMING  PROBLEM\n"
-          "hv2   refused  192.0.2.2 port 7471  -     -        -    no        wrong CA; incoming: expired\n"
+          "PEER  STATE    ADDRESS              SITE  VERSION  RTT  INCOMING  TUNNEL  PROBLEM\n"
+          "hv2   refused  192.0.2.2 port 7471  -     -        -    no        down    wrong CA; incoming: expired; "
+          "tunnel: no answer\n"
           "\n"
           "warning: bridge-nf-call-iptables is 1\n");
     CHECK(printed(print_status, status, true) == "hv1 1 warnings\n");
@@ -116,8 +119,8 @@ TEST_CASE("peer list tells the round trip") {
     const Json peers = json(R"({"peers":[{"name":"hv2","address":"192.0.2.2","port":7471,"state":"up","since":0,
         "rtt_us":1234,"incoming":true,"info":{"site":"west","version":"0.1.0"}}]})");
     CHECK(printed(print_peers, peers) ==
-          "PEER  STATE  ADDRESS              SITE  VERSION  RTT       INCOMING  PROBLEM\n"
-          "hv2   up     192.0.2.2 port 7471  west  0.1.0    1.234 ms  yes       -\n");
+          "PEER  STATE  ADDRESS              SITE  VERSION  RTT       INCOMING  TUNNEL  PROBLEM\n"
+          "hv2   up     192.0.2.2 port 7471  west  0.1.0    1.234 ms  yes       -       -\n");
     CHECK(printed(print_peers, peers, true) == "hv2\n");
 }
 
@@ -148,6 +151,31 @@ TEST_CASE("a wire shows format, reason, MTU, counters and drops by reason") {
           "PORT  DEVICE  DIRECTION  FRAMES  BYTES  DROPPED\n"
           "tap   vnet0   ingress         7    420  3 by spoof (180 B)\n");
     CHECK(printed(print_wire, wire, true) == "hv1/vm1/net0\n");
+}
+
+TEST_CASE("a DTLS wire shows its sessions, and what woke its lanes") {
+    const auto parsed = [](const std::string& text) { return *Json::parse(text); };
+    const std::string head = R"({"name":"n","format":"dtls","underlay":{"path_mtu":1400,"cost":"cut"},"tunnel":)";
+    CHECK(printed(print_wire, parsed(head + R"({"sent":{"frames":3,"bytes":2048},"received":{"frames":0,"bytes":0},
+        "drops":{"runt":2,"tap_full":1},"lanes":[{"lane":0,"wakeups_per_s":12.4,"frames_per_wakeup":3.25,
+        "session":{"state":"up","cipher":"AES-128-GCM","path_mtu":1400,"reason":""}},
+        {"lane":1,"wakeups_per_s":0,"frames_per_wakeup":0,
+        "session":{"state":"connecting","reason":"no answer"}}]}})")) ==
+          "format            dtls\n"
+          "path mtu          1400\n"
+          "underlay cost     cut\n"
+          "tunnel sent      3 frames, 2.0 KiB\n"
+          "tunnel received  0 frames, 0 B\n"
+          "tunnel dropped   2 by runt, 1 by tap_full\n"
+          "\n"
+          "LANE  SESSION     CIPHER       PATH MTU  WAKE-UPS/S  FRAMES/WAKE-UP  PROBLEM\n"
+          "   0  up          AES-128-GCM      1400          12             3.2  -\n"
+          "   1  connecting  -                   -           0             0.0  no answer\n");
+    CHECK(printed(print_wire, parsed(head + R"({"problem":"away"}})")) ==
+          "format            dtls\n"
+          "path mtu          1400\n"
+          "underlay cost     cut\n"
+          "tunnel's problem  away\n");
 }
 
 TEST_CASE("the other printers") {

@@ -36,6 +36,14 @@ TEST_CASE("a configuration of two keys gets the documented defaults") {
     CHECK(config->tls.key == "/etc/banana/pki/hv1.key");
     CHECK(config->libvirt_uri == "qemu:///system");
     CHECK(config->vxlan_port == 4789);
+    CHECK(config->tunnel.port == 4790);
+    CHECK((config->tunnel.lanes >= 1 && config->tunnel.lanes <= 8));
+    CHECK(config->tunnel.cpus.empty());
+    CHECK(config->tunnel.poll == "auto");
+    CHECK(config->tunnel.certificate == "/etc/banana/pki/hv1-tunnel.crt");
+    CHECK(config->tunnel.key == "/etc/banana/pki/hv1-tunnel.key");
+    CHECK(config->tunnel.socket.empty());
+    CHECK(config->tunnel.spawn == TunnelConfig::Spawn::automatic);
     CHECK(config->limits.hook_timeout == milliseconds(7000));
     CHECK(config->limits.peer_call_timeout == milliseconds(3000));
     CHECK(config->log_level == log::Level::info);
@@ -106,7 +114,7 @@ TEST_CASE("an error names the place and what is allowed") {
         {minimal + "colour = 1\n",
          "b.toml:3:1: unknown key 'colour'; allowed here: host, site, underlay, underlay_mtu, listen, port, tls, "
          "libvirt, "
-         "vxlan, limits, log, peer"},
+         "vxlan, tunnel, limits, log, peer"},
         {minimal + "[tls]\ncert = \"/x\"\n",
          "b.toml:4:1: unknown key 'cert' in [tls]; allowed here: ca, certificate, key"},
         {minimal + "site = 7\n", "b.toml:3:8: key 'site' is an integer; it must be " + names},
@@ -142,7 +150,7 @@ TEST_CASE("an error names the place and what is allowed") {
          "b.toml:7:8: peer 'hv2' is there twice; a name names one peer"},
         {minimal + "\"\\u001b[2J\" = 1\n",
          "b.toml:3:1: unknown key '\\x1b[2J'; allowed here: host, site, underlay, underlay_mtu, listen, port, tls, "
-         "libvirt, vxlan, limits, log, peer"},
+         "libvirt, vxlan, tunnel, limits, log, peer"},
     };
     for (const auto& c : cases) {
         CAPTURE(c.text);
@@ -225,6 +233,47 @@ TEST_CASE("bananad's options have defaults and are all settable") {
     CHECK(std::get<Options>(all).run_dir == "/r");
     CHECK(std::get<Options>(all).bpf_dir == "/b");
     CHECK(std::get<Options>(all).check_config);
+}
+
+TEST_CASE("[tunnel]: every key, and what each may not be") {
+    const auto config = Config::parse(minimal + R"([tunnel]
+port = 1
+lanes = 32
+cpus = [0, 4095]
+poll = "never"
+certificate = "/c"
+key = "/k"
+socket = "/s"
+spawn = false
+rekey_seconds = 1
+rekey_records = 1000
+)",
+                                      "b.toml");
+    REQUIRE(config.ok());
+    const TunnelConfig& tunnel = config->tunnel;
+    CHECK(tunnel.port == 1);
+    CHECK(tunnel.lanes == 32);
+    CHECK(tunnel.cpus == std::vector<uint32_t>{0, 4095});
+    CHECK(tunnel.poll == "never");
+    CHECK(tunnel.certificate + tunnel.key + tunnel.socket == "/c/k/s");
+    CHECK(tunnel.spawn == TunnelConfig::Spawn::never);
+    CHECK(tunnel.rekey_seconds == 1);
+    CHECK(tunnel.rekey_records == 1000);
+    CHECK(Config::parse(minimal + "[tunnel]\nspawn = true\n", "b")->tunnel.spawn == TunnelConfig::Spawn::always);
+    CHECK(Config::parse(minimal + "[tunnel]\nspawn = \"auto\"\n", "b")->tunnel.spawn == TunnelConfig::Spawn::automatic);
+    const auto wrong = [](const std::string& line) { return error_of(minimal + "[tunnel]\n" + line + "\n"); };
+    CHECK(wrong("lanes = 33") == "b.toml:4:9: key 'lanes' in [tunnel] is 33; it must be an integer from 1 to 32");
+    CHECK(wrong("spawn = \"yes\"") ==
+          "b.toml:4:9: key 'spawn' in [tunnel] is 'yes'; it must be true, false or \"auto\"");
+    CHECK(wrong("spawn = 1").find("is an integer; it must be true, false") != std::string::npos);
+    CHECK(wrong("cpus = 1").find("is an integer; it must be an array of at most 32 integers") != std::string::npos);
+    CHECK(wrong("cpus = [1, -1]").find("'cpus' in [tunnel] is -1") != std::string::npos);
+    CHECK(wrong("cpus = [\"1\"]").find("'cpus' in [tunnel] is a text") != std::string::npos);
+    for (const char* line : {"lanes = 0", "port = 0", "poll = \"always\"", "certificate = \"c\"", "key = 1",
+                             "socket = \"\"", "rekey_seconds = 0", "rekey_records = 999", "lane = 1"}) {
+        CAPTURE(line);
+        CHECK(wrong(line) != "");
+    }
 }
 
 TEST_CASE("--help and --version end well, a wrong option ends with 2") {

@@ -263,3 +263,39 @@ TEST_CASE("diff: an armed entry is armed once") {
     seen.ports[{"bnc00000002", Direction::egress}].entry->armed = true;
     CHECK(steps(plan, seen) == "");
 }
+
+TEST_CASE("diff: DTLS wires are joined after their entries, and anew when their tap is; left before it goes") {
+    const TunnelWire wire{7, "bnd00000007", "hv2", 1500};
+    Plan plan;
+    LinkWant tap;
+    tap.name = "bnd00000007";
+    tap.kind = TapKind{};
+    tap.alias = "banana wire x";
+    tap.mtu = 1500;
+    plan.links = {tap};
+    plan.entries = {{"bnd00000007", Direction::ingress, "bnd00000007", Into::egress, 1, false}};
+    plan.tunnel_wires = {wire};
+    Observed seen;
+    CHECK(steps(plan, seen) ==
+          "create tun bnd00000007; connect bnd00000007 ingress to bnd00000007; "
+          "join bnd00000007 to host hv2's tunnel");
+    netlink::Link& link = seen.links["bnd00000007"];
+    link.index = 3;
+    link.name = "bnd00000007";
+    link.kind = "tun";
+    link.mtu = 1500;
+    link.alias = "banana wire x";
+    seen.ports[{"bnd00000007", Direction::ingress}].entry = xconnect::Entry{3, Into::egress, 1, false};
+    CHECK(steps(plan, seen) == "join bnd00000007 to host hv2's tunnel");
+    seen.tunnel_wires[7] = wire;
+    CHECK(steps(plan, seen) == "");
+    seen.tunnel_wires[7].peer = "hv3";
+    CHECK(steps(plan, seen) == "join bnd00000007 to host hv2's tunnel");
+    seen.tunnel_wires[7] = wire;
+    Plan gone;
+    gone.absent = {"bnd00000007"};
+    gone.absent_tunnel_wires = {7, 8};
+    CHECK(steps(gone, seen) == "take 1 wires off the tunnel; delete bnd00000007");
+    seen.links.clear();  // somebody deleted the tap
+    CHECK(steps(plan, seen).ends_with("join bnd00000007 to host hv2's tunnel"));
+}

@@ -177,6 +177,46 @@ TEST_CASE("plan: what a wire consists of at the Corm's host") {
     CHECK(plan_half_gone(native("vnet0")).absent.empty());  // the tap is libvirt's
 }
 
+TEST_CASE("plan: a DTLS wire is a tap at both ends, and flips as any other") {
+    model::Wire w = wire();
+    model::Half first = vxlan("hv2", 0xab00000a);
+    first.format = Format::dtls;
+    model::Half second = vxlan("hv3", 0xb);
+    second.format = Format::dtls;
+    REQUIRE(w.open(first).ok());
+    REQUIRE(w.prepare(second).ok());
+    const Plan plan = plan_wire(site, corm(), w);
+    CHECK(links(plan) == "bnc0000002a bndab00000a bnd0000000b");
+    CHECK(ports(plan) == "bnc0000002a> corm; bndab00000a< wire; bnd0000000b< wire");
+    CHECK(plan.peers.empty());  // no VXLAN
+    CHECK(plan.tunnel_wires ==
+          std::vector<TunnelWire>{{0xab00000a, "bndab00000a", "hv2", 9000}, {0xb, "bnd0000000b", "hv3", 9000}});
+    CHECK(std::holds_alternative<TapKind>(plan.links[1].kind));
+    CHECK(plan.links[1].up == true);
+    CHECK(plan.links[1].alias == "banana wire hv1/vm1/net0");
+    // A standby half's tap passes nothing.
+    CHECK(entries(plan) == "bndab00000a< -> bnc0000002a< @1; bnc0000002a> -> bndab00000a> @1; bnd0000000b< -> nothing");
+    REQUIRE(w.flip(2).ok());
+    CHECK(entries(plan_wire_entries(w)) ==
+          "bndab00000a< -> bnc0000002a< @1; bnd0000000b< -> bnc0000002a< @2; bnc0000002a> -> bnd0000000b> @2");
+    const Plan gone = plan_wire_gone(w);
+    CHECK(gone.absent == std::vector<std::string>{"bndab00000a", "bnd0000000b", "bnc0000002a"});
+    CHECK(gone.absent_tunnel_wires == std::vector<uint32_t>{0xab00000a, 0xb});
+    CHECK(gone.absent_vnis.empty());
+
+    model::Spike s = spike(Format::vxlan, model::SpikeState::wired);
+    s.attachment->half.format = Format::dtls;
+    s.attachment->corm_host = "hv4";
+    const Plan here = plan_spike(site, s);
+    CHECK(links(here) == "bnd0000000b vnet0");
+    CHECK(here.tunnel_wires == std::vector<TunnelWire>{{0xb, "bnd0000000b", "hv4", 9000}});
+    CHECK(entries(here) == "vnet0< -> bnd0000000b> @6; bnd0000000b< -> vnet0> @6");
+    Plan both = plan_spike_gone(s);
+    both += here;
+    CHECK(both.absent_tunnel_wires == std::vector<uint32_t>{0xb});
+    CHECK(both.tunnel_wires.size() == 1);
+}
+
 TEST_CASE("plan: a Corm by its kind; what is somebody else's is never made or deleted") {
     const Plan stub = plan_corm(corm());
     CHECK(links(stub) == "bnb00000001");
