@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from steps import TOP, StepFailed, must, run, temporary_in
 
-PROGRAMS = ("bananad", "banana", "banana-hook")
+PROGRAMS = ("bananad", "banana-tunneld", "banana", "banana-hook")
 COMPILER_FLAGS = "-O1"  # half the time of -O2 with -g, and warnings that need the optimiser are still found
 
 

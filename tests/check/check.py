@@ -78,6 +78,7 @@ class Check:
         self.static("format: clang-format", lambda: static.formatted(self.build))
         self.static("cppcheck on src, qmp, libvirt-hooks", lambda: static.analysed(self.build))
         self.static("shell scripts: shellcheck", lambda: static.shell(self.build))
+        self.static("units: systemd-analyze verify", lambda: static.units(self.build))
         self.static("XML examples against the schemas", lambda: static.xml_examples(self.build))
         for path in sorted((TOP / "tests/check").glob("test_*.py")):
             self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest,

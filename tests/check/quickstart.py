@@ -52,17 +52,35 @@ def knows_all(lab: Lab, host: str) -> bool:
         status["libvirt"]["state"] == "connected"
 
 
-def start_banana(steps: Steps, lab: Lab) -> None:
-    with steps.step("banana corm create lab --uplink eth1, on hv1"):
+def start_banana(steps: Steps, lab: Lab, where: str = "") -> None:
+    with steps.step(f"banana corm create lab --uplink eth1, on hv1{where}"):
         lab.exec("hv1", "banana", "corm", "create", CORM, "--uplink", "eth1")
         for host in lab.hypervisors:
             wait_until(lambda: f"banana-{CORM}" in lab.virsh(host.name, "net-list", "--name").split(), 30,  # noqa: B023
                        f"network banana-{CORM} on {host.name}", 0.1)
-    with steps.step(f"virsh define, virsh start: {GUEST} on hv1"):
+    with steps.step(f"virsh define, virsh start: {GUEST} on hv1{where}"):
         lab.start_vm(Vm(GUEST, [Nic(network=f"banana-{CORM}", address=f"{ADDRESS}/24")]), "hv1")
-    with steps.step(f"{GUEST} reached from ext, by hv1's uplink") as words:
+    with steps.step(f"{GUEST} reached from ext, by hv1's uplink{where}") as words:
         prove_reached(lab, ADDRESS)
         words.append(f"wire {wire_format(lab)}")
+
+
+def has_tunnel(lab: Lab, host: str) -> bool:
+    peers = json.loads(lab.exec(host, "banana", "--json", "peer", "list").stdout)["peers"]
+    return all(peer["tunnel"]["state"] == "up" for peer in peers)
+
+
+@contextlib.contextmanager
+def two_sites(steps: Steps, name: str) -> Iterator[Lab]:
+    """The same with the hosts in different sites: their wires are DTLS."""
+    with contextlib.ExitStack() as stack:
+        with steps.step("lab up: two hypervisors of different sites"):
+            lab = stack.enter_context(Lab(2, name=name, sites=["a", "b"]))
+            for host in lab.hypervisors:
+                wait_until(lambda: knows_all(lab, host.name) and has_tunnel(lab, host.name), 60,  # noqa: B023
+                           f"peer, tunnel and libvirt of {host.name}", 0.1)
+        start_banana(steps, lab, " (two sites)")
+        yield lab
 
 
 @contextlib.contextmanager
@@ -76,24 +94,25 @@ def plain_lab(steps: Steps, name: str) -> Iterator[Lab]:
         yield lab
 
 
-def one_migration(steps: Steps, lab: Lab, guest: str, address: str, destination: str) -> verdict.Row:
-    kind = "banana" if lab.bananad else "plain"
+def one_migration(steps: Steps, kind: str, lab: Lab, guest: str, address: str, destination: str) -> verdict.Row:
     before = wire_format(lab) if lab.bananad else "bridge"
-    with steps.step(f"virsh migrate --live {guest} to {destination}, 1 kHz + TCP") as words:
+    where = " (two sites)" if kind == "dtls" else ""
+    with steps.step(f"virsh migrate --live {guest} to {destination}{where}, 1 kHz + TCP") as words:
         measured = lab_measure.migrate_under_traffic(lab, guest, destination, address)
         after = "bridge"
         if lab.bananad:
-            after = settled_format(lab, "native" if destination == "hv1" else "vxlan")
+            after = settled_format(lab, "native" if destination == "hv1" else verdict.APART[kind])
         words.append(f"lost {measured.traffic['to_guest']['lost']} and {measured.traffic['from_guest']['lost']}")
         return verdict.Row.of(kind, measured, before, after)
 
 
-def migrations(steps: Steps, banana: Lab, plain: Lab) -> list[verdict.Row]:
+def migrations(steps: Steps, banana: Lab, dtls: Lab, plain: Lab) -> list[verdict.Row]:
     rows = []
     for _ in range(ROUNDS):
         for destination in ("hv2", "hv1"):
-            rows.append(one_migration(steps, banana, GUEST, ADDRESS, destination))
-            rows.append(one_migration(steps, plain, "plain", PLAIN_ADDRESS, destination))
+            rows.append(one_migration(steps, "banana", banana, GUEST, ADDRESS, destination))
+            rows.append(one_migration(steps, "dtls", dtls, GUEST, ADDRESS, destination))
+            rows.append(one_migration(steps, "plain", plain, "plain", PLAIN_ADDRESS, destination))
     return rows
 
 
@@ -120,7 +139,7 @@ def job(steps: Steps, keep: bool) -> list[str]:
         if not named:
             with steps.step("configure"):
                 build.configure()
-        with steps.step("build bananad, banana and banana-hook"):
+        with steps.step("build bananad, banana-tunneld, banana and banana-hook"):
             build.make(*PROGRAMS)
         with steps.step("guest image"):
             guest_image(build)
@@ -134,8 +153,8 @@ def job(steps: Steps, keep: bool) -> list[str]:
             for host in lab.hypervisors:
                 wait_until(lambda: knows_all(lab, host.name), 60, f"peer and libvirt of {host.name}", 0.1)  # noqa: B023
         start_banana(steps, lab)
-        with plain_lab(steps, f"{name[:26]}-plain") as plain:
-            rows = migrations(steps, lab, plain)
+        with two_sites(steps, f"{name[:26]}-dtls") as dtls, plain_lab(steps, f"{name[:26]}-plain") as plain:
+            rows = migrations(steps, lab, dtls, plain)
         print(f"\n{verdict.table(rows)}\n")
         broken = verdict.broken_limits(rows)
         if keep:

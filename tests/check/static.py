@@ -4,6 +4,8 @@ import os
 import pathlib
 import re
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterable
 
 from build import Build
@@ -46,6 +48,26 @@ def shell(build: Build) -> None:
     files = [path for path in named + _files((*SOURCES, "packaging"), "") if path.is_file()]
     scripts = [path for path in files if path.read_bytes().startswith(b"#!/bin/sh\n")]
     must(["shellcheck", *scripts], _fresh(build, "shellcheck"), 120)
+
+
+def units(build: Build) -> None:
+    """systemd understands every line of the units, as they will be installed."""
+    log = _fresh(build, "systemd-analyze")
+    if not shutil.which("systemd-analyze"):
+        raise StepFailed("no systemd-analyze")
+    with tempfile.TemporaryDirectory(prefix="banana-units-") as directory:
+        files = []
+        for template in sorted((TOP / "packaging").glob("*.service.in")):
+            text = re.sub(r"@s?bindir@/[a-z-]+", "/bin/true", template.read_text(encoding="utf-8"))
+            files.append(pathlib.Path(directory) / template.stem)
+            files[-1].write_text(text.replace("@docdir@", "/usr/share/doc/banana"), encoding="utf-8")
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", *files], capture_output=True, text=True,
+                              check=False, timeout=60)
+        log.write_text(done.stdout + done.stderr, encoding="utf-8")
+        # An unknown key is no failure for it, but told.
+        told = [line for line in (done.stdout + done.stderr).splitlines() if directory in line]
+        if done.returncode or told or not files:
+            raise StepFailed(f"systemd-analyze verify: {'; '.join(told) or done.stderr.strip() or 'no units'}", log)
 
 
 def xml_examples(build: Build) -> None:

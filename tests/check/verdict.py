@@ -23,12 +23,13 @@ from dataclasses import dataclass
 from typing import Any
 
 LOST_LIMIT = 20
+APART = {"banana": "vxlan", "dtls": "dtls"}  # kind: the wire's format when guest and Corm are on different hosts
 GAP_LIMIT_MS = 20.0
 
 
 @dataclass(frozen=True)
 class Row:
-    kind: str  # banana or plain
+    kind: str  # banana (hosts of one site), dtls (of two) or plain
     path: str  # hv1>hv2
     before: str
     after: str
@@ -83,12 +84,12 @@ def table(rows: Sequence[Row]) -> str:
              f"{'':7} {'':8} {'wire':<16} {'stopped':>8} {'clock':>7} {'late':>7} {'to':>6} {'from':>5} {'to':>7} "
              f"{'from':>7} {'to':>6} {'from':>6} {'kept':>5}"]
     for row in sorted(rows, key=lambda row: row.kind):
-        wire = f"{row.before} -> {row.after}" if row.kind == "banana" else "(bridge, VXLAN)"
+        wire = f"{row.before} -> {row.after}" if row.kind in APART else "(bridge, VXLAN)"
         stopped = "-" if row.stopped is None else f"{row.stopped:.1f}"
         lines.append(f"{row.kind:<7} {row.path:<8} {wire:<16} {stopped:>8} {row.clock:>7.1f} {row.late:>7.1f} "
                      f"{row.lost_to:>6} {row.lost_from:>5} {row.gap_to:>7.1f} {row.gap_from:>7.1f} "
                      f"{row.rest_to:>6.1f} {row.rest_from:>6.1f} {'yes' if row.kept else 'NO':>5}")
-    for kind in ("banana", "plain"):
+    for kind in [*(kind for kind in APART if any(row.kind == kind for row in rows)), "plain"]:
         to, back = medians([row for row in rows if row.kind == kind])
         lines.append(f"Median of {kind}'s gaps less QEMU's stop: {to:.1f} to, {back:.1f} from the guest.")
     lines.append("Times in ms; lost of 1 000 frames a second each way, to and from the guest. A gap to the guest is\n"
@@ -99,9 +100,16 @@ def table(rows: Sequence[Row]) -> str:
 
 def broken_limits(rows: Sequence[Row]) -> list[str]:
     """What did not hold, in words; empty if all did."""
-    banana, plain = ([row for row in rows if row.kind == kind] for kind in ("banana", "plain"))
-    if not banana or not plain:
+    plain = [row for row in rows if row.kind == "plain"]
+    if not plain or not any(row.kind == "banana" for row in rows):
         return ["not measured on both Banana and plain libvirt"]
+    return [text for kind in APART
+            for text in _broken_of([row for row in rows if row.kind == kind], plain)]
+
+
+def _broken_of(banana: Sequence[Row], plain: Sequence[Row]) -> list[str]:
+    if not banana:
+        return []
     broken = [text for row in banana for text in _broken_alone(row)]
     for (way, _, rest), median, plain_median in zip(WAYS, medians(banana), medians(plain)):
         limit = max(map(rest, plain)) + GAP_LIMIT_MS
@@ -116,7 +124,7 @@ def broken_limits(rows: Sequence[Row]) -> list[str]:
 
 def _broken_alone(row: Row) -> list[str]:
     broken = []
-    expected = "vxlan" if row.path.endswith("hv2") else "native"
+    expected = APART[row.kind] if row.path.endswith("hv2") else "native"
     if row.after != expected or row.before == row.after:
         broken.append(f"{row.path}: wire {row.before} -> {row.after}, not to {expected}")
     if row.stopped is None:
