@@ -1,6 +1,8 @@
 #include "tunnel/tunnel.h"
 
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 
@@ -59,6 +61,15 @@ Json channel_json(const Channel& channel, size_t lane, int64_t now) {
     return out;
 }
 
+Status check_udp(const Fd& socket) {
+    int protocol = 0;
+    socklen_t size = sizeof(protocol);
+    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PROTOCOL, &protocol, &size) != 0)
+        return errno_error(errno, "a lane's descriptor");
+    if (protocol != IPPROTO_UDP) return Error(Errc::invalid, "a lane's descriptor: not a UDP socket");
+    return {};
+}
+
 }  // namespace
 
 Tunnel::Tunnel(std::shared_ptr<const Context> context, CipherPreference cipher, OnChange on_change)
@@ -88,6 +99,7 @@ Result<Json> Tunnel::configure(const Json& params, std::vector<Fd> sockets) {
     TRY_SET(const int64_t records, params.integer("rekey_records", 1000));
     if (sockets.size() != 2 * static_cast<size_t>(count))
         return Error(Errc::invalid, fmt::format("{} lanes need {} sockets, not {}", count, 2 * count, sockets.size()));
+    for (const auto& socket : sockets) TRY(check_udp(socket));
     TRY(steer_by_lane(sockets[0].get()));
     const Json cpus = params.get("cpus");
     wires_.clear();

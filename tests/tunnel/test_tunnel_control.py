@@ -1,0 +1,287 @@
+"""Controllers that come, go and speak nonsense; tunneld's own death; rekeys; and what an idle wire costs."""
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import threading
+import time
+import unittest
+
+from tunnel_rig import Control, ControlError, Host, Numbered, TunnelCase
+from tunnel_world import inside, udp, wait_until
+
+NOBODY = 65534
+FDS_MAX = 64  # control_fds_max
+MESSAGE_MAX = 64 * 1024  # control_max
+
+
+class Base(TunnelCase):
+    def setUp(self) -> None:
+        self.made = self.world()
+        self.made.wires()
+        self.made.up()
+        self.h1, self.h2 = self.made.hosts
+
+    def flowing(self, rate: float = 1000) -> "Flowing":
+        flow = Flowing(self.numbered(self.h1, self.h2), rate)
+        self.addCleanup(flow.stop)
+        return flow
+
+
+class Flowing:
+    """A flow that is sent meanwhile, by a thread."""
+
+    def __init__(self, flow: Numbered, rate: float) -> None:
+        self.flow, self.rate = flow, rate
+        flow.passes()
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._thread.start()
+
+    def _send(self) -> None:
+        while not self._end.is_set():
+            self.flow.send(int(self.rate / 10), self.rate)
+
+    def stop(self) -> Numbered:
+        self._end.set()
+        self._thread.join()
+        return self.flow
+
+
+class Rekey(Base):
+    def test_under_load(self) -> None:
+        """Ten at 10 000 frames a second; not one is lost, repeated or overtaken."""
+        flowing = self.flowing(10_000)
+        at_first = self.h1.session()["rekeys"]  # both dialled: one took over from the other
+        for number in range(10):
+            before = [host.session()["rekeys"] for host in self.made.hosts]
+            sent = flowing.flow.sent
+            self.h1.call("rekey", {"peer": "" if number % 2 else "h2"})
+            for host, count in zip(self.made.hosts, before):
+                wait_until(lambda: host.session()["rekeys"] > count, 10, f"rekey {number} at {host.name}")
+            wait_until(lambda: flowing.flow.sent > sent + 2000, 10, "frames between rekeys")
+        flow = flowing.stop()
+        self.assertTrue(flow.all_there(), f"{len(flow.got)} of {flow.sent}")
+        self.assertEqual(flow.twice, 0)
+        self.assertEqual(self.h1.session()["rekeys"] - at_first, 10)
+        print(f"{flow.sent} frames, none lost", end=" ", flush=True)
+
+    def test_by_age(self) -> None:
+        """Sessions of one second: by the end that dialled, without a word."""
+        for host, other in (self.made.hosts, self.made.hosts[::-1]):
+            host.configure(rekey_seconds=1)
+            host.peer(other.address, 1)
+            host.wire(1)
+        self.made.up()
+        flowing = self.flowing(2000)
+        wait_until(lambda: self.h1.session()["rekeys"] >= 3, 20, "rekeys")
+        flow = flowing.stop()
+        self.assertTrue(flow.all_there(), f"{len(flow.got)} of {flow.sent}")
+        self.assertLessEqual(self.h1.session()["sessions"], 8, "sessions that are superseded end")
+
+
+class Died(Base):
+    def test_killed(self) -> None:
+        """Started anew with everything handed over again: frames go within 1 s, both ways."""
+        there, back = self.numbered(self.h1, self.h2), self.numbered(self.h2, self.h1)
+        took = []
+        for host in (self.h1, self.h2, self.h1):
+            there.passes()
+            back.passes()
+            host.stop(signal.SIGKILL)
+            begin = time.monotonic()
+            host.restart()
+            there.passes()
+            back.passes()
+            took.append(time.monotonic() - begin)
+        print("frames after", " ".join(f"{seconds:.2f}" for seconds in took), "s", end=" ", flush=True)
+        self.assertLess(max(took), 1)
+        self.assertEqual((there.twice, back.twice), (0, 0))
+
+    def test_ended(self) -> None:
+        """TERM: it says goodbye, so the other end knows at once."""
+        self.assertEqual(self.h1.stop(), 0)
+        wait_until(lambda: not self.h2.is_up(), 2, "the other end to know")
+        self.assertIn("closed by the other end", self.h2.reasons())
+        self.assertFalse(self.h1.socket.exists())
+        self.h1.restart()
+        self.made.up()
+
+
+class Controllers(Base):
+    def test_gone_and_back(self) -> None:
+        flowing = self.flowing()
+        before = self.h1.call("wire.list", {"after": ""}), self.h1.call("hello", {"version": 1})
+        sessions = self.h1.session()
+        for _ in range(3):
+            self.h1.control.close()
+            sent = flowing.flow.sent
+            wait_until(lambda: flowing.flow.sent > sent + 200, 10, "frames without a controller")
+            self.h1.connect()
+            self.assertEqual((self.h1.call("wire.list", {"after": ""}), self.h1.call("hello", {"version": 1})), before)
+        flow = flowing.stop()
+        self.assertTrue(flow.all_there(), f"{len(flow.got)} of {flow.sent}")
+        self.assertEqual(self.h1.session()["rekeys"], sessions["rekeys"])
+
+    def test_second(self) -> None:
+        first = self.h1.control
+        second = Control(self.h1.socket)
+        self.addCleanup(second.close)
+        self.assertEqual(second.call("hello", {"version": 1})["host"], "h1")
+        with self.assertRaises((EOFError, OSError)):
+            first.call("status")
+        first.close()
+        self.assertEqual(len(second.call("wire.list", {"after": ""})["wires"]), 1)
+        self.h1.control = second
+        self.assertTrue(self.h1.said("takes over"))
+
+    def test_other_user(self) -> None:
+        """Not even where the socket's mode would let it."""
+        words = ["/usr/bin/python3", "-c", "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
+                                       "s.connect(sys.argv[1]); s.send(b'{}'); sys.exit(0 if s.recv(100) else 3)",
+                 str(self.h1.socket)]
+        self.assertEqual(self.h1.socket.stat().st_mode & 0o777, 0o600)
+        for mode, told in ((0o600, "PermissionError"), (0o666, "")):
+            self.h1.socket.chmod(mode)
+            done = subprocess.run(words, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True,
+                                  check=False)
+            self.assertNotEqual(done.returncode, 0)
+            self.assertIn(told, done.stderr)
+        wait_until(lambda: self.h1.said(f"user {NOBODY} is not let in"), 5, "the refusal in the log")
+        self.assertEqual(self.h1.call("hello", {"version": 1})["host"], "h1")
+
+
+class Nonsense(Base):
+    """Each is answered by an error, or ends the connection; the wires go on, and no descriptor stays behind."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.before = self.h1.call("wire.list", {"after": ""}), self.h1.call("hello", {"version": 1})
+        self.descriptors = self.open_descriptors()
+
+    def open_descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.h1.process.pid}/fd"))
+
+    def tearDown(self) -> None:
+        self.assertEqual((self.h1.call("wire.list", {"after": ""}), self.h1.call("hello", {"version": 1})), self.before)
+        self.assertEqual(self.open_descriptors(), self.descriptors)
+        self.assertTrue(self.h1.is_up())
+        for flow in (self.numbered(self.h1, self.h2), self.numbered(self.h2, self.h1)):
+            flow.passes()
+
+    def hangs_up(self, message: bytes, fds: "list[int] | None" = None) -> None:
+        with self.assertRaises((EOFError, ConnectionError)):
+            self.h1.control.send(message, fds or [])
+            self.h1.control.answer()
+        self.h1.control.close()
+        self.h1.connect()
+
+    def test_no_request(self) -> None:
+        for text in (b"x", b"{", b"[]", b"null", b"17", b'"hello"', b"\0", b"\xff" * 100, b"{}", b'{"id":1}',
+                     b'{"id":1,"method":7}', b'{"id":1,"method":""}', b'{"id":1,"method":"wire"}',
+                     b'{"id":[[[]]],"method":"' + b"y" * 1000 + b'"}', b"[" * 60_000, b'{"a":' * 10_000):
+            with self.subTest(text=text[:40]):
+                self.h1.control.send(text)
+                answer = self.h1.control.answer()
+                self.assertIn("message", answer["error"])
+                self.assertLess(len(json.dumps(answer)), 400)
+
+    def test_bad_parameters(self) -> None:
+        good = {"connector": "00000009", "device": "bnd00000009", "peer": "h2", "mtu": 1500}
+        configure = {"address": "10.9.1.1", "port": 4790, "lanes": 1, "cpus": [], "poll": "auto", "rekey_seconds": 60,
+                     "rekey_records": 1 << 27}
+        peer = {"name": "h2", "address": "10.9.2.2", "port": 4790, "lanes": 1}
+        cases = [("wire.add", good), ("configure", configure)]  # without their descriptors
+        for method, params, changes in (
+                ("wire.add", good, [("connector", bad) for bad in ("", "0", "00000000", "0000002A0", "zzzzzzzz", 42)]
+                 + [("mtu", bad) for bad in (0, -1, 67, 65536, "1500", 1.5, 1e300)]
+                 + [("peer", bad) for bad in ("", "h9", "x" * 10_000, None)] + [("device", 5)]),
+                ("configure", configure, [("lanes", bad) for bad in (0, -1, 33, 1 << 40, "1")]
+                 + [("poll", "often"), ("rekey_seconds", 0), ("rekey_records", 0)])):
+            cases += [(method, {**params, name: bad}) for name, bad in changes]
+        cases += [("peers", {"peers": bad}) for bad in (None, {}, [1], [{}], [{**peer, "address": "h2"}],
+                                                          [{**peer, "port": 0}], [{**peer, "lanes": 0}],
+                                                          [peer, {**peer, "name": 4}])]
+        cases += [(method, bad) for method in ("wire.add", "wire.remove", "wire.show", "peers", "configure")
+                  for bad in ({}, [], "x", 1)]
+        cases += [("wire.show", {"connector": "00000009"}), ("rekey", {"peer": "h9"})]
+        for method, params in cases:
+            with self.subTest(method=method, params=str(params)[:80]):
+                self.h1.control.send(json.dumps({"id": 5, "method": method, "params": params}).encode())
+                self.assertIn("error", self.h1.control.answer())
+
+    def test_wrong_descriptors(self) -> None:
+        """Too few, too many, and none that are UDP sockets."""
+        good = {"address": "10.9.1.1", "port": 4790, "lanes": 1, "cpus": [], "poll": "auto", "rekey_seconds": 60,
+                "rekey_records": 1 << 27}
+        null = os.open("/dev/null", os.O_RDWR)
+        self.addCleanup(os.close, null)
+        with inside("h1"), udp("10.9.1.1", 4791, reuse=True) as one, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+            for fds in ([], [one.fileno()], [one.fileno()] * 3, [null, null], [one.fileno(), null],
+                        [null, one.fileno()], [one.fileno(), stream.fileno()], [stream.fileno()] * 2):
+                with self.subTest(fds=fds), self.assertRaises(ControlError):
+                    self.h1.call("configure", good, fds)
+            wire = {"connector": "00000009", "device": "d", "peer": "h2", "mtu": 1500}
+            for fds in ([], [null] * 2, [null] * FDS_MAX):
+                with self.subTest(fds=fds), self.assertRaises(ControlError):
+                    self.h1.call("wire.add", wire, fds)
+        self.h1.call("status", {}, [null] * 10)  # nobody asked for these
+        self.h1.call("wire.list", {"after": ""}, [null] * FDS_MAX)
+
+    def test_too_large(self) -> None:
+        self.hangs_up(b" " * (MESSAGE_MAX + 1))
+        self.hangs_up(b'{"id":1,"method":"hello","params":{"x":"' + b"x" * 150_000 + b'"}}')
+
+    def test_too_many_descriptors(self) -> None:
+        null = os.open("/dev/null", os.O_RDWR)
+        self.addCleanup(os.close, null)
+        self.hangs_up(b'{"id":1,"method":"hello","params":{"version":1}}', [null] * (FDS_MAX + 1))
+        self.hangs_up(b'{"id":1,"method":"hello","params":{"version":1}}', [null] * 250)
+
+    def test_who_does_not_listen(self) -> None:
+        """A controller that asks and never reads: it is let go, not waited for."""
+        deaf = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.addCleanup(deaf.close)
+        deaf.connect(str(self.h1.socket))
+        deaf.settimeout(10)
+        with self.assertRaises(ConnectionError):
+            for _ in range(100_000):
+                deaf.send(b'{"id":1,"method":"status","params":{}}')
+        self.h1.control.close()
+        self.h1.connect()
+
+
+class Idle(Base):
+    def wakeups(self, host: Host) -> int:
+        """Times that one of its threads began to wait for something."""
+        tasks = pathlib.Path(f"/proc/{host.process.pid}/task").glob("*/status")
+        return sum(int(task.read_text().split("\nvoluntary_ctxt_switches:")[1].split()[0]) for task in tasks)
+
+    def test_idle(self) -> None:
+        """Once the path's MTU is found: fewer than 10 wake-ups a second, and next to no processor time."""
+        for host in self.made.hosts:
+            wait_until(lambda: host.session()["path_mtu"] == 1500, 30, "the search for the path's MTU")
+        window, measured = 5.0, ""
+
+        def quiet() -> bool:
+            nonlocal measured
+            before = [(self.wakeups(host), host.cpu()) for host in self.made.hosts]
+            threading.Event().wait(window)
+            after = [(self.wakeups(host), host.cpu()) for host in self.made.hosts]
+            per_second = max(b[0] - a[0] for a, b in zip(before, after)) / window
+            used = max(b[1] - a[1] for a, b in zip(before, after)) / window
+            measured = f"{per_second:.1f} wake-ups/s, {used:.1%} of a CPU"
+            return per_second < 10 and used <= 0.01
+
+        try:
+            wait_until(quiet, 40, "both to be quiet")
+        finally:
+            print(measured, end=" ", flush=True)
+        self.assertTrue(self.h1.is_up())
+
+
+if __name__ == "__main__":
+    unittest.main()
