@@ -19,9 +19,9 @@ OWN_DEVICE = re.compile(r"bn[a-z][0-9a-f]{8}$")
 
 # ---- Asking ----------------------------------------------------------------------------------------------------------
 
-def own_lab(case: type, hosts: int) -> Lab:
+def own_lab(case: type, hosts: int, **options: Any) -> Lab:
     """A lab for one class of tests, beside any other that is up."""
-    return Lab(hosts, name=f"{lab_name()[:10]}-{case.__name__[:12]}{os.getpid()}")
+    return Lab(hosts, name=f"{lab_name()[:10]}-{case.__name__[:12]}{os.getpid()}", **options)
 
 
 def socket_path(lab: Lab, host: str) -> str:
@@ -107,8 +107,10 @@ def problems(lab: Lab, host: str) -> list[str]:
     found += [f"{one['name']} is {one['phase']}" for one in wires if one["phase"] not in ("active", "wired")]
     connectors = {one["connector"] for one in wires if one["connector"]}
     connectors |= {one["standby"]["connector"] for one in wires if "standby" in one}
-    present = {name for name in devices(lab, host) if name.startswith("bnx")}
-    wanted = {f"bnx{connector}" for connector in connectors}
+    present = {name for name in devices(lab, host) if name.startswith(("bnx", "bnd"))}
+    tunnelled = {one["connector"] for one in wires if one["format"] == "dtls"}
+    tunnelled |= {one["standby"]["connector"] for one in wires if "standby" in one and one["standby"]["format"] == "dtls"}
+    wanted = {f"{'bnd' if connector in tunnelled else 'bnx'}{connector}" for connector in connectors}
     if present != wanted:
         found.append(f"wire devices {sorted(present)}, wanted {sorted(wanted)}")
     ports = {name for name in devices(lab, host) if name.startswith("bnc")}
@@ -116,8 +118,8 @@ def problems(lab: Lab, host: str) -> list[str]:
     if ports != wanted:
         found.append(f"Corm ports {sorted(ports)}, wanted {sorted(wanted)}")
     allowed = {number for _, number in allowed_senders(lab, host)}
-    if allowed != {vni(connector) for connector in connectors}:
-        found.append(f"VNIs let in {sorted(allowed)}, wanted those of {sorted(connectors)}")
+    if allowed != {vni(connector) for connector in connectors - tunnelled}:
+        found.append(f"VNIs let in {sorted(allowed)}, wanted those of {sorted(connectors - tunnelled)}")
     here = set(lab.exec(host, "virsh", "-q", "list", "--uuid").stdout.split())
     for one in spikes(lab, host):
         if one["kind"] == "tap" and (one["state"] != "wired" or one["uuid"] not in here):

@@ -1,0 +1,263 @@
+#!/usr/bin/python3
+"""DTLS wires between two sites: guests, migrations under traffic, and the death of each daemon. Root.
+
+    ext -- hv1 (site a; Corm lab) ... underlay, MTU 1500, later 1280 ... hv2 (site b)       vm1, vm2: guests
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import unittest
+from collections.abc import Iterator
+
+sys.dont_write_bytecode = True
+
+import lab_guest  # noqa: E402
+import lab_hosts  # noqa: E402
+import lab_measure  # noqa: E402
+import lab_product as product  # noqa: E402
+from banana_lab import EXT, Lab, LabError, Nic, Vm, wait_until  # noqa: E402
+
+ADDRESS, SPIKE = "10.77.0.10", "hv2/vm1/net0"
+MOST_LOST = 20  # frames each way, of 1 000 a second, as for VXLAN
+SECRET = "banana-in-clear"
+
+
+def tunnel_state(lab: Lab, host: str, peer: str) -> dict:
+    return next(one["tunnel"] for one in product.ask(lab, host, "peer.list")["peers"] if one["name"] == peer)
+
+
+def wait_tunnels(lab: Lab, timeout: float = 20) -> None:
+    """Until both ends have their session."""
+    wait_until(lambda: all(tunnel_state(lab, host, peer)["state"] == "up"
+                           for host, peer in (("hv1", "hv2"), ("hv2", "hv1"))), timeout, "the sessions", 0.05)
+
+
+class DtlsTest(unittest.TestCase):
+    lab: Lab
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.lab = cls.enterClassContext(product.own_lab(cls, 2, sites=["a", "b"]))
+        product.wait_peers(cls.lab)
+        wait_tunnels(cls.lab)
+        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
+        wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name").split(), 20, "hv2's network", 0.1)
+        cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")],
+                            spare_addresses=("10.77.0.12/24",)), "hv2")
+        product.wait_tidy(cls.lab)
+
+    def bring(self, host: str) -> None:
+        here = self.lab.find_vm("vm1")
+        if here != host:
+            self.lab.exec(here, *product.migrate_words("vm1", host), timeout=120)
+        product.wait_tidy(self.lab)
+        wait_tunnels(self.lab)
+        self.assertTrue(product.reaches(self.lab, ADDRESS))
+
+    def whole(self, size: int = 1500, count: int = 50) -> bool:
+        """Whether packets of this size, that may not be cut, all come back."""
+        return self.lab.exec(EXT, "traffic", "df", "--peer", ADDRESS, "--size", size, "--count", count, "--timeout", 20,
+                             check=False).returncode == 0
+
+    def test_1_a_wire_and_what_it_says(self) -> None:
+        wire = product.wire(self.lab, "hv1", SPIKE)
+        assert wire is not None
+        self.assertEqual((wire["format"], wire["device"]), ("dtls", f"bnd{wire['connector']}"))
+        self.assertIn("other site", wire["why"])
+        self.assertTrue(self.whole())
+        shown = json.loads(product.banana(self.lab, "hv1", "--json", "wire", "show", SPIKE))
+        lane = shown["tunnel"]["lanes"][0]
+        self.assertEqual(lane["session"]["state"], "up")
+        self.assertRegex(lane["session"]["cipher"], "AES-128-GCM|CHACHA20")
+        self.assertGreater(shown["tunnel"]["received"]["frames"], 40)
+        self.assertGreater(shown["tunnel"]["sent"]["frames"], 40)
+        self.assertIn("cut inside the wire", shown["underlay"]["cost"])
+        self.assertRegex(product.banana(self.lab, "hv1", "wire", "show", SPIKE), r"WAKE-UPS/S +FRAMES/WAKE-UP")
+        for size in (64, 1514):
+            self.assertIn("3 came back", product.banana(self.lab, "hv2", "ping", SPIKE, "--size", size))
+
+    def test_2_nothing_in_clear(self) -> None:
+        """What a guest says is not on the underlay; what is, is UDP of the tunnel."""
+        sniff = self.lab.spawn("underlay", "python3", "-u", "-c", SNIFFER, SECRET)
+        self.addCleanup(sniff.kill)
+        sniff.expect("READY\n", 10)
+        self.lab.exec(EXT, "python3", "-c", SAY, ADDRESS, SECRET)
+        sniff.close_input()
+        sniff.wait(10)
+        seen = json.loads(sniff.output.splitlines()[-1])
+        self.assertGreater(seen["tunnel"], 10)
+        self.assertEqual(seen["clear"], 0)
+
+    def cross(self, destination: str, after: str) -> None:
+        measured = lab_measure.migrate_under_traffic(self.lab, "vm1", destination, ADDRESS)
+        print(lab_measure.row(f"dtls: to {after}", measured), file=sys.stderr)
+        wire = product.wire(self.lab, "hv1", SPIKE)
+        assert wire is not None
+        self.assertEqual((wire["format"], wire["spike_host"]), (after, destination))
+        self.assertTrue(measured.traffic["complete"])
+        self.assertTrue(measured.traffic["tcp"]["survived"], measured.traffic["tcp"])
+        for way in ("to_guest", "from_guest"):
+            self.assertLessEqual(measured.traffic[way]["lost"], MOST_LOST, measured.traffic[way])
+            self.assertEqual(measured.traffic[way]["duplicates"], 0, measured.traffic[way])
+        product.wait_tidy(self.lab)
+
+    def test_3_migration_each_way(self) -> None:
+        self.bring("hv2")
+        self.cross("hv1", "native")
+        self.assertEqual({name for host in ("hv1", "hv2") for name in product.devices(self.lab, host)
+                          if name.startswith("bnd")}, set())
+        self.cross("hv2", "dtls")
+
+    def test_4_bananad_killed(self) -> None:
+        """Traffic is not bananad's: none of it is lost, and no session is made anew."""
+        self.bring("hv2")
+        before = {host: self.lab.pids(host, "banana-tunneld") for host in ("hv1", "hv2")}
+        with lab_measure.Traffic(self.lab, ADDRESS) as flow:
+            for host in ("hv1", "hv2"):
+                product.restart_bananad(self.lab, host)
+            product.wait_peers(self.lab)
+            wait_tunnels(self.lab)
+            report = flow.finish()
+        self.assertTrue(report["complete"])
+        for way in ("to_guest", "from_guest"):
+            self.assertGreater(report[way]["sent"], 100)
+            self.assertEqual([report[way][key] for key in ("lost", "duplicates")], [0, 0], report[way])
+        self.assertEqual({host: self.lab.pids(host, "banana-tunneld") for host in ("hv1", "hv2")}, before)
+        product.wait_tidy(self.lab)
+
+    def test_5_tunneld_killed(self) -> None:
+        """It is started again, told all its wires, and they carry frames: within a second."""
+        self.bring("hv2")
+        for host in ("hv1", "hv2"):
+            with self.subTest(host), lab_measure.Traffic(self.lab, ADDRESS) as flow:
+                time.sleep(0.5)  # not a wait for anything: a piece of the measurement
+                self.lab.kill_daemon(host, "banana-tunneld", signal.SIGKILL)
+                self.assertTrue(product.reaches(self.lab, ADDRESS, 5))
+                time.sleep(0.5)
+                report = flow.finish()
+                print(f"dtls: banana-tunneld of {host} killed: longest gaps {report['to_guest']['longest_gap_ms']:.0f} "
+                      f"and {report['from_guest']['longest_gap_ms']:.0f} ms", file=sys.stderr)
+                self.assertTrue(report["tcp"]["survived"])
+                for way in ("to_guest", "from_guest"):
+                    self.assertLessEqual(report[way]["longest_gap_ms"], 1000, report[way])
+        wait_tunnels(self.lab)
+        product.wait_tidy(self.lab)
+
+    def test_6_hotplug(self) -> None:
+        self.bring("hv2")
+        xml = lab_guest.nic_xml("vm1", Nic(network="banana-lab"), 1)
+        self.lab.exec("hv2", "virsh", "-q", "attach-device", "vm1", "/dev/stdin", "--live", stdin=xml)
+        spike = next(one for one in product.spikes(self.lab, "hv2") if one["mac"] == lab_guest.mac_of("vm1", 1))
+        wait_until(lambda: (product.wire(self.lab, "hv1", spike["name"]) or {}).get("format") == "dtls", 10, "its wire")
+        self.assertIn("3 came back", product.banana(self.lab, "hv1", "ping", spike["name"]))
+        self.assertTrue(product.reaches(self.lab, "10.77.0.12"))
+        self.lab.exec("hv2", "virsh", "-q", "detach-device", "vm1", "/dev/stdin", "--live", stdin=xml)
+        wait_until(lambda: product.wire(self.lab, "hv1", spike["name"]) is None, 20, "its wire to go", 0.1)
+        product.wait_tidy(self.lab)
+
+    @contextlib.contextmanager
+    def tunnel_pki(self, host: str, stem: str, pki: pathlib.Path) -> Iterator[None]:
+        """A host's tunnel shows another certificate meanwhile."""
+        target = self.lab.host(host).root / "etc/banana/pki"
+        files = {f"{host}-tunnel.crt": f"{stem}.crt", f"{host}-tunnel.key": f"{stem}.key", "ca.crt": "ca.crt"}
+        with tempfile.TemporaryDirectory(prefix="banana-pki-") as kept:
+            shown = {name: (pki / source).read_bytes() for name, source in files.items()}
+            for name, text in shown.items():
+                shutil.copy(target / name, kept)
+                (target / name).write_bytes(text)
+            self.lab.kill_daemon(host, "banana-tunneld", signal.SIGKILL)
+            try:
+                yield
+            finally:
+                for name in files:
+                    shutil.copy(pathlib.Path(kept) / name, target)
+                with contextlib.suppress(LabError):
+                    self.lab.kill_daemon(host, "banana-tunneld", signal.SIGKILL)
+                wait_tunnels(self.lab, 30)
+
+    def abilities(self, host: str, peer: str) -> dict:
+        return next(one["info"]["capabilities"] for one in product.ask(self.lab, host, "peer.list")["peers"]
+                    if one["name"] == peer)
+
+    def told(self, words: str) -> None:
+        def seen() -> bool:
+            return re.search(words, product.banana(self.lab, "hv1", "peer", "list")) is not None
+        try:
+            wait_until(seen, 15, words, 0.1)
+        except LabError:
+            self.fail(f"not /{words}/ but: {product.banana(self.lab, 'hv1', 'peer', 'list')}")
+
+    def test_7_wrong_ca(self) -> None:
+        """Refused by either end; `banana peer list` says why; nothing is carried, and nothing migrates there."""
+        self.bring("hv1")
+        with tempfile.TemporaryDirectory(prefix="banana-pki-") as directory:
+            other = pathlib.Path(directory)
+            lab_hosts.make_pki(other, self.lab.hypervisors)
+            with self.tunnel_pki("hv2", "hv2-tunnel", other):
+                self.told(r"hv2 .*tunnel: .*(certificate|CA)")
+                words = product.refused(self.lab, "hv1", *product.migrate_words("vm1", "hv2"))
+                self.assertRegex(words, "tunnel")
+                self.assertTrue(product.reaches(self.lab, ADDRESS))
+        self.bring("hv2")
+
+    def test_8_controllers_certificate(self) -> None:
+        """One of role controller makes no tunnel: banana-tunneld does not start, and the host says that it has none."""
+        self.bring("hv1")
+        pki = self.lab.host("hv2").root / "etc/banana/pki"
+        with self.tunnel_pki("hv2", "hv2", pki):
+            wait_until(lambda: "role" in product.ask(self.lab, "hv2", "status")["tunnel"]["problem"], 15, "the reason", 0.1)
+            # For a moment it may be a restart; then the peers are told.
+            wait_until(lambda: "dtls" not in self.abilities("hv1", "hv2")["formats"], 15, "hv1 to be told", 0.1)
+            words = product.refused(self.lab, "hv1", *product.migrate_words("vm1", "hv2"))
+            self.assertRegex(words, "host hv2 has no tunnel: .*role")
+        self.bring("hv2")
+
+    def test_9_small_path(self) -> None:
+        """Full-size frames pass over an underlay of 1280 B."""
+        self.bring("hv2")
+        for host in ("hv1", "hv2"):
+            self.lab.exec("underlay", "ip", "link", "set", f"u-{host}", "mtu", 1280)
+            self.lab.exec(host, "ip", "link", "set", "eth0", "mtu", 1280)
+        wait_until(lambda: self.whole(count=5), 15, "full-size frames over a path of 1280 B", 0.1)
+        self.assertTrue(self.whole())
+        for host in ("hv1", "hv2"):
+            wait_until(lambda: self.whole(count=5) and product.ask(self.lab, host, "wire.show", name=SPIKE)  # noqa: B023
+                       ["underlay"]["path_mtu"] <= 1280, 20, f"{host} to find the path's MTU", 0.1)
+        self.assertTrue(self.whole())
+
+
+SAY = """
+import socket, sys, time
+for _ in range(20):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
+        out.sendto(sys.argv[2].encode() * 20, (sys.argv[1], 9))
+    time.sleep(0.01)
+"""
+
+# On the bridge that joins the hosts: counts the tunnel's datagrams, and frames with the secret in them.
+SNIFFER = """
+import json, select, socket, sys
+secret, tunnel, clear = sys.argv[1].encode(), 0, 0
+tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+print("READY", flush=True)
+while True:
+    ready, _, _ = select.select([tap, sys.stdin], [], [])
+    if tap in ready:
+        frame = tap.recv(65536)
+        clear += secret in frame
+        tunnel += frame[12:14] == b"\\x08\\x00" and frame[23] == 17 and (4790).to_bytes(2, "big") in frame[34:38]
+    elif sys.stdin in ready:
+        break
+print(json.dumps({"tunnel": tunnel, "clear": clear}))
+"""
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
