@@ -78,8 +78,13 @@ std::vector<std::string> Views::warnings() const {
 // Both ways to each peer: its controller and its tunnel.
 Json Views::peers() const {
     const Json all = node_.peers.status();
-    for (size_t i = 0; i < all.size(); ++i)
-        all.at(i).set("tunnel", node_.tunnel.peer_status(all.at(i).get("name").as_string()));
+    for (size_t i = 0; i < all.size(); ++i) {
+        Json peer = all.at(i), tunnel = node_.tunnel.peer_status(peer.get("name").as_string());
+        // The peer knows better than we do why it does not answer.
+        const std::string its = peer.get("info").get("capabilities").get("tunnel").get("problem").as_string();
+        if (tunnel.get("state").as_string() != "up" && !its.empty()) tunnel.set("reason", "there: " + printable(its));
+        peer.set("tunnel", tunnel);
+    }
     return all;
 }
 
