@@ -86,6 +86,7 @@ private:
     bool starts_process() const;
     bool is_starting();
     void to(State next, const std::string& problem);
+    void begin_grace();
     asio::awaitable<void> outlast_grace(int64_t lost_ns);
 
     void tell(Slot& slot);
@@ -96,7 +97,7 @@ private:
     void event(const Json& message);
     void peer_is(const std::string& name, const std::string& state, const std::string& reason);
     void wake();
-    std::string problem() const;  // while it is not ready
+    std::string problem() const;                                        // while it is not ready
     asio::awaitable<void> changed(std::chrono::milliseconds patience);  // of a slot, a peer or the state
     std::string why_not(const Slot& slot) const;                        // "": it is up
 
@@ -112,7 +113,7 @@ private:
     State state_ = State::away;
     std::string problem_ = "banana-tunneld is being started";
     std::string logged_;
-    int64_t lost_ns_ = 0;  // when it was ready last; 0: never
+    int64_t lost_ns_ = 0;  // when it was ready last, or first started here; 0: never
     Json hello_;
     uint64_t tellings_ = 0;
     bool wires_known_ = false;  // compare_wires() is done: changes go out at once

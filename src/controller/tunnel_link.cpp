@@ -32,7 +32,6 @@ constexpr const char* unit_socket = "/run/banana-tunneld/control.sock";
 
 bool under_systemd() { return getenv("NOTIFY_SOCKET") != nullptr; }
 
-
 Json settings(const Config& config) {
     Json cpus = Json::array();
     for (const uint32_t cpu : config.tunnel.cpus) cpus.push(cpu);
@@ -93,12 +92,14 @@ void Tunnel::to(State next, const std::string& problem) {
     if (next == State::ready) log::info("tunnel: ready ({} wires)", slots_.size());
     if (next == State::away && problem != logged_) log::warning("tunnel: {}", problem);
     if (next != State::joining) logged_ = problem;
-    if (before == State::ready) {
-        lost_ns_ = monotonic_ns();
-        rpc::spawn(io_.get_executor(), outlast_grace(lost_ns_), "tunnel's grace");
-    }
+    if (before == State::ready) begin_grace();
     wake();
     if (on_changed_) on_changed_();
+}
+
+void Tunnel::begin_grace() {
+    lost_ns_ = monotonic_ns();
+    rpc::spawn(io_.get_executor(), outlast_grace(lost_ns_), "tunnel's grace");
 }
 
 asio::awaitable<void> Tunnel::outlast_grace(int64_t lost_ns) {
@@ -163,8 +164,7 @@ Result<std::shared_ptr<TunnelChannel>> Tunnel::connect() {
 
 // Its socket may not be there yet.
 bool Tunnel::is_starting() {
-    return process_ && !process_->ended() &&
-           std::chrono::nanoseconds(monotonic_ns() - process_started_ns_) < starting;
+    return process_ && !process_->ended() && std::chrono::nanoseconds(monotonic_ns() - process_started_ns_) < starting;
 }
 
 Status Tunnel::start_process() {
@@ -188,6 +188,7 @@ Status Tunnel::start_process() {
                                              levels[static_cast<size_t>(config_.log_level)]};
     TRY_SET(process_, TunnelProcess::start(arguments, log_));
     process_started_ns_ = monotonic_ns();
+    if (lost_ns_ == 0) begin_grace();  // a guest that is started with the host is not refused for these moments
     log::info("tunnel: started {} as process {}", program, process_->pid());
     return {};
 }
