@@ -19,12 +19,24 @@ struct Shape {
     size_t network = 0, header = 0;
 };
 
+uint32_t sum_of(const uint8_t* from, size_t bytes) {
+    uint32_t sum = 0;
+    for (size_t i = 0; i < bytes; i += 2) sum += get16(from + i);
+    return sum;
+}
+
+uint16_t folded(uint32_t sum) {
+    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
+    return static_cast<uint16_t>(sum);
+}
+
 bool ipv4_shape(std::span<const uint8_t> frame, Shape& shape) {
     const uint8_t* ip = frame.data() + shape.network;
     shape.header = shape.network + ipv4_bytes + udp_bytes;
-    // Fragments are never part of a run, and with DF set the identification means nothing (RFC 6864).
+    // Fragments are never part of a run, and with DF set the identification means nothing (RFC 6864). A header whose
+    // checksum is bad would leave with a good one.
     return frame.size() > shape.header && ip[0] == 0x45 && ip[9] == protocol_udp && get16(ip + 6) == do_not_fragment &&
-           get16(ip + 2) == frame.size() - shape.network;
+           get16(ip + 2) == frame.size() - shape.network && folded(sum_of(ip, ipv4_bytes)) == 0xffff;
 }
 
 bool ipv6_shape(std::span<const uint8_t> frame, Shape& shape) {
@@ -44,17 +56,6 @@ bool shape_of(const Offload& offload, std::span<const uint8_t> frame, Shape& sha
     if (offload.flags & Offload::needs_csum && (offload.csum_start != udp || offload.csum_offset != 6)) return false;
     // No checksum at all is a sender's choice, which a computed one would override.
     return get16(frame.data() + udp + 4) == frame.size() - udp && get16(frame.data() + udp + 6) != 0;
-}
-
-uint32_t sum_of(const uint8_t* from, size_t bytes) {
-    uint32_t sum = 0;
-    for (size_t i = 0; i < bytes; i += 2) sum += get16(from + i);
-    return sum;
-}
-
-uint16_t folded(uint32_t sum) {
-    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
-    return static_cast<uint16_t>(sum);
 }
 
 }  // namespace
