@@ -265,11 +265,16 @@ asio::awaitable<Result<void>> Tunnel::compare_wires() {
 }
 
 asio::awaitable<Result<void>> Tunnel::learn_peers() {
-    CO_TRY_SET(const Json status, co_await TunnelChannel::call(channel_, "status", Json::object()));
-    const Json list = status.get("peers");
-    for (size_t i = 0; i < list.size(); ++i) {
-        const Json peer = list.at(i);
-        peer_is(peer.get("name").as_string(), peer.get("state").as_string(), peer.get("reason").as_string());
+    Json params = Json::object();
+    for (bool more = true; more;) {
+        CO_TRY_SET(const Json status, co_await TunnelChannel::call(channel_, "status", params));
+        const Json list = status.get("peers");
+        for (size_t i = 0; i < list.size(); ++i) {
+            const Json peer = list.at(i);
+            peer_is(peer.get("name").as_string(), peer.get("state").as_string(), peer.get("reason").as_string());
+            params.set("after", peer.get("name"));
+        }
+        more = status.get("more").as_bool() && list.size() != 0;
     }
     co_return Status();
 }

@@ -1,6 +1,7 @@
 #include "tunnel/channel.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -9,6 +10,7 @@ namespace banana::tunnel {
 
 namespace {
 
+constexpr std::string_view untried = "not tried yet";
 constexpr size_t handshake_datagram_bytes = PathMtu::floor_bytes - 48 - handshake_header_bytes;
 
 }  // namespace
@@ -22,7 +24,7 @@ const char* channel_state_name(ChannelState state) {
 }
 
 Channel::Channel(ChannelHost& host, std::string name, const Endpoint& address)
-    : host_(host), name_(std::move(name)), address_(address) {}
+    : host_(host), name_(std::move(name)), address_(address), reason_(untried) {}
 
 Channel::~Channel() {
     for (auto& live : lives_) {
@@ -36,7 +38,7 @@ void Channel::set(ChannelState state, const std::string& reason) {
     if (state_ != state)
         log::info("tunnel to {}: {} -> {}{}", name_, channel_state_name(state_), channel_state_name(state),
                   reason.empty() ? "" : ": " + reason);
-    else if (state == ChannelState::connecting)
+    else if (reason_ != untried)  // that the first answer is still to come is no news
         log::warning("tunnel to {}: {}", name_, reason);
     state_ = state;
     reason_ = reason;
@@ -62,7 +64,7 @@ void Channel::dial(int64_t now) {
     live->session = std::move(*session);
     host_.keep(*live);
     lives_.push_back(std::move(live));
-    if (reason_ == "not tried yet") set(ChannelState::connecting, "no answer from " + address_.text() + " yet");
+    if (reason_ == untried) set(ChannelState::connecting, "no answer from " + address_.text() + " yet");
 }
 
 void Channel::rekey(int64_t now) {
@@ -86,7 +88,7 @@ void Channel::handshake(Live& live, std::span<const uint8_t> records, int64_t no
 void Channel::went_up(Live& live, int64_t now) {
     live.up_since = live.last_opened = now;
     make_current(&live, now);
-    live.tick(now);  // its first ping tells the peer that we are up
+    live.greet(now);
 }
 
 void Channel::opened(Live& live, int64_t now) {

@@ -8,32 +8,27 @@
 // by the controller and handed over. Only root and tunneld's own user may connect; one controller at a time is heard,
 // the latest.
 //
-//   method       params                                              descriptors        result
-//   hello        version                                             -                  version, pid, host, configured
-//                                                                                       (the last configure's params
-//                                                                                       or null), gso, gro, cipher
-//   configure    address, port, lanes, cpus [n...], poll             listening 0,       {}; what it had before ends,
-//                ("auto"|"never"), rekey_seconds, rekey_records      dialling 0,        wires and peers included
-//                                                                    listening 1, ...
-//   peers        peers [{name, address, port, lanes}]: all of them   -                  {}
-//   wire.add     connector (hex32), device, peer, mtu                tap queues, one    {}; the same connector again:
-//                                                                    for each lane      replaced
-//                                                                    that both have
-//   wire.remove  connector                                           -                  {}; not there: done already
-//   wire.list    after (connector or "")                             -                  wires [{connector, device,
-//   peer,
-//                                                                                       mtu}] in order, more
-//   wire.show    connector                                           -                  of one: the above, sent and
-//                                                                                       received {frames, bytes}, drops
-//                                                                                       {reason: frames}, lanes [{lane,
-//                                                                                       state, cipher, path_mtu,
-//                                                                                       wakeups, polls, frames}]
-//   status       -                                                   -                  lanes [...], peers [{name,
-//   state,
-//                                                                                       reason, lanes [...]}]
-//   rekey        peer ("": all)                                      -                  {}
+//   configure     address, port, lanes, cpus [n...], poll ("auto"|"never"), rekey_seconds, rekey_records
+//                 with the UDP sockets: listening 0, dialling 0, listening 1, ...
+//                 -> {}; what it had before ends, wires and peers included
+//   peers         peers [{name, address, port, lanes}]: all of them
+//                 -> {}
+//   wire.add      connector (hex32), device, peer, mtu; with tap queues, one for each lane that both hosts have
+//                 -> {}; the same connector again: replaced
+//   wire.remove   connector
+//                 -> {}; not there: done already
+//   wire.list     after (connector or "")
+//                 -> wires [{connector, device, peer, mtu}] in order, more
+//   wire.show     connector
+//                 -> of one: the above, sent and received {frames, bytes}, drops {reason: frames}, lanes [...]
+//   status        after (a peer's name or "")
+//                 -> lanes [...], peers [{name, state, reason, lanes [...]}] in order, more, wires (how many)
+//   rekey         peer ("": all)
+//                 -> {}
+//   hello         version
+//                 -> version, pid, host, configured (the last configure's params, or null), gso, gro, cipher
 //
-//   event        {"event":"peer","name","state":"up"|"connecting","reason"}, to the controller
+//   event         {"event": "peer", "name", "state": "up"|"connecting", "reason"}, to the controller
 //
 // Threading: the control thread. Errors: a message that is no request gets an error answer or ends the connection.
 #pragma once
@@ -45,6 +40,7 @@ namespace banana::tunnel {
 inline constexpr int control_version = 1;
 inline constexpr size_t control_max = 64 * 1024;
 inline constexpr size_t control_fds_max = 64;
-inline constexpr size_t control_list_max = 256;  // wires in one answer of wire.list
+inline constexpr size_t control_sessions_max = 64;  // in one answer of status, which holds at least one peer
+inline constexpr size_t control_list_max = 256;     // wires in one answer of wire.list
 
 }  // namespace banana::tunnel

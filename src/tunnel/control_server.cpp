@@ -74,7 +74,7 @@ Result<Json> call(Tunnel& tunnel, const std::string& method, const Json& params,
     if (method == "wire.remove") return tunnel.remove_wire(params);
     if (method == "wire.list") return tunnel.list_wires(params);
     if (method == "wire.show") return tunnel.show_wire(params);
-    if (method == "status") return tunnel.status();
+    if (method == "status") return tunnel.status(params);
     if (method == "rekey") return tunnel.rekey(params);
     return Error(Errc::unsupported, fmt::format("method '{}': there is none of that name", printable(method, 40)));
 }
@@ -115,7 +115,7 @@ void ControlServer::serve(Tunnel& tunnel, int signals) {
         }
         if (on[0].revents != 0) return;
         if (controller_ && on[3].revents != 0 && !read_request(tunnel)) controller_.reset();
-        if (on[1].revents != 0) send_events();
+        if (on[1].revents != 0) send_events(tunnel);
         if (on[2].revents != 0) accept();
     }
 }
@@ -168,28 +168,25 @@ bool ControlServer::send(const Json& message) {
     return false;
 }
 
-void ControlServer::changed(const std::string& peer, ChannelState state, const std::string& reason) {
+void ControlServer::changed(const std::string& peer) {
     const std::lock_guard lock(mutex_);
-    waiting_.push_back({peer, state, reason});
+    changed_.insert(peer);
     const uint64_t one = 1;
     (void)!::write(events_.get(), &one, sizeof(one));
 }
 
-void ControlServer::send_events() {
+void ControlServer::send_events(Tunnel& tunnel) {
     uint64_t ignored = 0;
     (void)!::read(events_.get(), &ignored, sizeof(ignored));
-    std::deque<Change> changes;
+    std::set<std::string> peers;
     {
         const std::lock_guard lock(mutex_);
-        changes.swap(waiting_);
+        peers.swap(changed_);
     }
-    for (const auto& change : changes) {
+    for (const auto& peer : peers) {
         if (!controller_) return;
-        const Json event = Json::object({{"event", "peer"},
-                                         {"name", change.peer},
-                                         {"state", channel_state_name(change.state)},
-                                         {"reason", change.reason}});
-        if (!send(event)) controller_.reset();
+        const Json event = tunnel.peer_event(peer);
+        if (!event.is_null() && !send(event)) controller_.reset();
     }
 }
 

@@ -5,16 +5,15 @@
 // Threading: the control thread, but changed(), which any lane calls. Errors: logged; a bad request is answered.
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/json.h"
 #include "base/result.h"
-#include "tunnel/channel.h"
 
 namespace banana::tunnel {
 
@@ -28,7 +27,7 @@ public:
 
     // Serves until `signals` (a signalfd) is readable.
     void serve(Tunnel& tunnel, int signals);
-    void changed(const std::string& peer, ChannelState state, const std::string& reason);
+    void changed(const std::string& peer);  // its state or its reason, in some lane
 
 private:
     ControlServer() = default;
@@ -36,17 +35,12 @@ private:
     bool read_request(Tunnel& tunnel);  // false: the connection is at its end
     Json answer(Tunnel& tunnel, const std::string& text, std::vector<Fd> descriptors);
     bool send(const Json& message);
-    void send_events();
+    void send_events(Tunnel& tunnel);
 
     std::string path_;
     Fd listening_, controller_, events_;
     std::mutex mutex_;
-    struct Change {
-        std::string peer;
-        ChannelState state;
-        std::string reason;
-    };
-    std::deque<Change> waiting_;  // under mutex_
+    std::set<std::string> changed_;  // peers; under mutex_
 };
 
 }  // namespace banana::tunnel

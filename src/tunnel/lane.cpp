@@ -45,7 +45,7 @@ constexpr int64_t second_ns = 1'000'000'000;
 }  // namespace
 
 Lane::Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const LaneConfig& config,
-           std::function<void(const std::string&, ChannelState, const std::string&)> on_change)
+           std::function<void(const std::string&)> on_change)
     : context_(std::move(context)),
       sockets_(std::move(sockets)),
       config_(config),
@@ -208,7 +208,7 @@ void Lane::forget(Live& live) {
 void Lane::changed(Channel& channel) {
     for (const auto& [connector, wire] : wires_)
         if (wire->channel == &channel) follow_channel(*wire);
-    on_change_(channel.name(), channel.state(), channel.reason());
+    on_change_(channel.name());
 }
 
 void Lane::set_reading(LaneWire& wire, bool reading) {

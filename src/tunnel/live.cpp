@@ -76,6 +76,7 @@ size_t Live::open(std::span<const uint8_t> record, const Endpoint& from, std::sp
         return 0;
     }
     last_opened = now;
+    unanswered_since_ = 0;
     if (!(from == place.to) && bytes != 0) {
         if (!(from == candidate_) || now - candidate_since_ > candidate_retry_ns) {
             candidate_ = from;
@@ -123,7 +124,6 @@ void Live::on_control(std::span<const uint8_t> message, const Endpoint& from, in
     if (message[0] == ping_type) {
         control(answer_type, packet_bytes, token, control_bytes, from);
     } else if (message[0] == answer_type) {
-        unanswered_ = false;
         if (candidate_token_ != 0 && token == candidate_token_) {
             if (from == candidate_) {
                 place.to = from;
@@ -154,18 +154,21 @@ void Live::tick(int64_t now) {
     if (superseded == 0)
         if (const auto bytes = path.probe(now, busy, round_trip_ns)) ping(now, *bytes, place.to);
     const int64_t silence = now - last_opened;
-    const int64_t patience = busy || unanswered_ ? ping_ns : keepalive_ns;
+    const int64_t patience = busy || unanswered_since_ != 0 ? ping_ns : keepalive_ns;
     if (superseded == 0 && silence > patience && now - last_ping_ > ping_ns) {
-        unanswered_ = true;
         last_ping_ = now;
+        if (unanswered_since_ == 0) unanswered_since_ = now;
         ping(now, 0, place.to);
     }
 }
 
+// Small, as the path's size is not known yet.
+void Live::greet(int64_t now) { ping(now, 0, place.to); }
+
 int64_t Live::due(int64_t now) const {
     if (session && session->state() == Session::State::handshaking) return session->timer_due();
     if (!up()) return 0;
-    return now + (path.searching() || unanswered_ ? PathMtu::retry_ns / 2 : ping_ns);
+    return now + (path.searching() || unanswered_since_ != 0 ? PathMtu::retry_ns / 2 : ping_ns);
 }
 
 void Live::too_big(size_t datagram_bytes, int64_t now) {

@@ -38,7 +38,7 @@ class Live final : public Sink {
 public:
     static constexpr int64_t ping_ns = 500'000'000;          // while the peer is silent though it is spoken to
     static constexpr int64_t keepalive_ns = 10'000'000'000;  // of an idle session, to keep NATs open
-    static constexpr int64_t dead_ns = 5'000'000'000;        // of silence
+    static constexpr int64_t dead_ns = 5'000'000'000;        // from a ping on, without anything from the peer
     static constexpr int64_t busy_ns = 1'000'000'000;        // after the last frame
     static constexpr size_t plain_max = 16384;               // of a TLS record
 
@@ -62,7 +62,8 @@ public:
     void tick(int64_t now);
     int64_t due(int64_t now) const;
     void too_big(size_t datagram_bytes, int64_t now);
-    bool dead(int64_t now) const { return up() && now - last_opened > dead_ns && unanswered_; }
+    bool dead(int64_t now) const { return up() && unanswered_since_ != 0 && now - unanswered_since_ > dead_ns; }
+    void greet(int64_t now);  // a session that has just come up: a ping, which tells the other end so
 
     std::unique_ptr<Session> session;
     Channel* channel = nullptr;  // once its peer is known
@@ -86,7 +87,7 @@ private:
     size_t packed_ = 0;
     bool sent_ = false;  // since the last tick
     int64_t last_busy_ = 0;
-    bool unanswered_ = false;  // a ping is
+    int64_t unanswered_since_ = 0;  // the first ping that nothing followed; 0: none
     int64_t last_ping_ = 0;
     uint64_t secret_;  // a ping's token is its time, under this
     Endpoint candidate_;

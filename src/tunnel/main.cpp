@@ -70,9 +70,7 @@ Status run(const Options& options) {
     TRY_SET(auto context, tunnel::Context::load(options.credentials, preference));
     TRY_SET(auto server, tunnel::ControlServer::open(options.socket));
     TRY(drop_privileges());
-    tunnel::Tunnel tunnel(context, preference, [&](const std::string& peer, auto state, const std::string& reason) {
-        server->changed(peer, state, reason);
-    });
+    tunnel::Tunnel tunnel(context, preference, [&](const std::string& peer) { server->changed(peer); });
     sd_notify(0, "READY=1");
     log::info("banana-tunneld {} of host {} is ready", BANANA_VERSION, context->host());
     server->serve(tunnel, signals.get());

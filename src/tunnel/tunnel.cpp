@@ -258,11 +258,25 @@ Json Tunnel::peer_json(const std::string& name, const Peer& peer) {
     return Json::object({{"name", name}, {"state", state}, {"reason", reason}, {"lanes", lanes}});
 }
 
-Result<Json> Tunnel::status() {
+// One state for all lanes: up when each is.
+Json Tunnel::peer_event(const std::string& name) {
+    const auto it = peers_.find(name);
+    if (it == peers_.end()) return {};
+    const Json peer = peer_json(name, it->second);
+    return Json::object(
+        {{"event", "peer"}, {"name", name}, {"state", peer.get("state")}, {"reason", peer.get("reason")}});
+}
+
+Result<Json> Tunnel::status(const Json& params) {
     Json lanes = Json::array(), peers = Json::array();
     for (size_t i = 0; i < lanes_.size(); i++) lanes_[i]->run([&] { lanes.push(lane_json(i)); });
-    for (const auto& [name, peer] : peers_) peers.push(peer_json(name, peer));
-    return Json::object({{"lanes", lanes}, {"peers", peers}, {"wires", static_cast<uint64_t>(wires_.size())}});
+    const size_t most = std::max<size_t>(control_sessions_max / std::max<size_t>(lanes_.size(), 1), 1);
+    auto it = peers_.upper_bound(params.get("after").as_string());
+    for (; it != peers_.end() && peers.size() < most; ++it) peers.push(peer_json(it->first, it->second));
+    return Json::object({{"lanes", lanes},
+                         {"peers", peers},
+                         {"more", it != peers_.end()},
+                         {"wires", static_cast<uint64_t>(wires_.size())}});
 }
 
 Result<Json> Tunnel::rekey(const Json& params) {

@@ -18,7 +18,7 @@ namespace banana::tunnel {
 
 class Tunnel {
 public:
-    using OnChange = std::function<void(const std::string& peer, ChannelState state, const std::string& reason)>;
+    using OnChange = std::function<void(const std::string& peer)>;
 
     Tunnel(std::shared_ptr<const Context> context, CipherPreference cipher, OnChange on_change);
     ~Tunnel();
@@ -30,7 +30,8 @@ public:
     Result<Json> remove_wire(const Json& params);
     Result<Json> list_wires(const Json& params) const;
     Result<Json> show_wire(const Json& params);
-    Result<Json> status();
+    Result<Json> status(const Json& params);
+    Json peer_event(const std::string& name);  // null: no peer of that name
     Result<Json> rekey(const Json& params);
 
 private:
