@@ -70,10 +70,11 @@ public:
     static constexpr int64_t hold_ns = 3'000'000'000;
     static constexpr int64_t poll_ns = 30'000;  // how long it looks again after the last work, where that pays
     static constexpr int64_t tick_ns = 10'000'000;
-    static constexpr size_t handshakes_max = 256;  // accepted and not yet up
+    // Accepted and not yet up; of one address, so that no host can take them all. Several may share one behind a NAT.
+    static constexpr size_t handshakes_max = 256, handshakes_of_host_max = 16;
 
     Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const LaneConfig& config,
-         std::function<void(const std::string& peer, ChannelState state, const std::string& reason)> on_change);
+         std::function<void(const std::string& peer)> on_change);
     ~Lane();  // ends the thread; says goodbye to the peers
 
     // Does `what` on the lane's thread and returns when it is done.
@@ -140,7 +141,7 @@ private:
     std::shared_ptr<const Context> context_;
     LaneSockets sockets_;
     LaneConfig config_;
-    std::function<void(const std::string&, ChannelState, const std::string&)> on_change_;
+    std::function<void(const std::string&)> on_change_;
     SendBatch batch_;
     Receiver from_listening_, from_dialling_;
     Listener listener_;
