@@ -84,7 +84,7 @@ private:
     std::vector<std::unique_ptr<Live>> lives_;
     Live* current_ = nullptr;
     ChannelState state_ = ChannelState::connecting;
-    std::string reason_ = "not tried yet";
+    std::string reason_;
     int64_t next_dial_ = 0, dial_pause_ = dial_first_ns;
     uint64_t rekeys_ = 0;
     std::array<uint64_t, static_cast<size_t>(Refusal::count_)> refused_{};

@@ -13,6 +13,15 @@
 
 namespace banana::tunnel {
 
+namespace {
+
+bool same_host(Endpoint a, const Endpoint& b) {
+    a.raw.sin6_port = b.raw.sin6_port;  // where a sockaddr_in has it
+    return a == b;
+}
+
+}  // namespace
+
 void Lane::receive(Receiver& receiver, int socket) {
     const auto datagrams = receiver.receive();
     if (datagrams.empty()) return;
@@ -55,11 +64,15 @@ void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> recor
     sender[sizeof(from.raw)] = header.from_lane;
     sender[sizeof(from.raw) + 1] = static_cast<uint8_t>(header.from_index >> 8);
     sender[sizeof(from.raw) + 2] = static_cast<uint8_t>(header.from_index);
-    // A hello that is repeated, as its answer was lost, is for the session that was made for it.
-    for (const auto& live : pending_)
+    size_t of_this_host = 0;
+    for (const auto& live : pending_) {
+        // A hello that is repeated, as its answer was lost, is for the session that was made for it.
         if (live->place.to == from && live->place.peer_index == header.from_index &&
             live->place.peer_lane == header.from_lane)
             return;
+        if (same_host(live->place.to, from)) of_this_host++;
+    }
+    if (of_this_host >= handshakes_of_host_max) return;
     struct Held final : Sink {
         std::vector<std::vector<uint8_t>> records;
         void put(std::span<const uint8_t> record) override { records.emplace_back(record.begin(), record.end()); }

@@ -114,6 +114,9 @@ std::vector<Bytes> on_cable(const Bytes& with_vnet) {
     if (offload.gso_type == Offload::none) return {frame};
     CHECK(offload.gso_type == Offload::udp_l4);
     CHECK(offload.csum_start == udp);
+    CHECK(get16(&frame[udp + 4]) == frame.size() - udp);
+    const bool v6 = frame[network] >> 4 == 6;
+    CHECK(get16(&frame[network + (v6 ? 4 : 2)]) == frame.size() - (v6 ? udp : network));
     CHECK((with_vnet[2] | with_vnet[3] << 8) == static_cast<int>(udp + 8));
     std::vector<Bytes> out;
     for (size_t at = udp + 8; at < frame.size(); at += offload.gso_size) {
@@ -219,6 +222,10 @@ TEST_CASE("udp run: a shorter frame is the last; a longer one is none of it") {
     for (size_t i = 0; i < 4; i++) CHECK(run.add(frames[i].offload, frames[i].frame()) == (i < 3));
     CHECK(run.frames() == 3);
     check_run(run, {alone(make({.payload = 500})), alone(make({.payload = 500})), alone(make({.payload = 499}))});
+    frames[0] = make({});
+    frames[1] = make({});
+    for (size_t i = 0; i < 2; i++) CHECK(run.add(frames[i].offload, frames[i].frame()));  // the next run is another
+    check_run(run, {alone(make({})), alone(make({}))});
     CHECK_FALSE(merges(make({.payload = 500}), make({.payload = 501})));
     CHECK_FALSE(merges(make({.payload = 500}), make({.payload = 0})));
     CHECK(merges(make({.payload = 1}), make({.payload = 1})));
@@ -299,9 +306,10 @@ TEST_CASE("udp run: frames that are never part of one") {
         [](Frame& f) { f.ip()[0] = 0x46, sum_ipv4(f.ip()); },           // options
         [](Frame& f) { f.ip()[9] = 6, sum_ipv4(f.ip()); },              // TCP
         [](Frame& f) { f.ip()[11] ^= 1; },                              // a bad checksum of IP's
-        [](Frame& f) { f.bytes.resize(f.bytes.size() + 4); },           // padding behind the packet
-        [](Frame& f) { f.bytes.resize(f.bytes.size() - 1); },           // cut short
-        [](Frame& f) { put16(f.transport() + 6, 0); },                  // no checksum
+        [](Frame& f) { put16(f.ip() + 2, get16(f.ip() + 2) - 1), sum_ipv4(f.ip()); },
+        [](Frame& f) { f.bytes.resize(f.bytes.size() + 4); },  // padding behind the packet
+        [](Frame& f) { f.bytes.resize(f.bytes.size() - 1); },  // cut short
+        [](Frame& f) { put16(f.transport() + 6, 0); },         // no checksum
         [](Frame& f) { put16(f.transport() + 4, get16(f.transport() + 4) - 1); },
         [](Frame& f) { put16(&f.frame()[f.network - 2], 0x0806); },
         [](Frame& f) { f.offload.flags = 0; },  // whether its checksum is good is not known

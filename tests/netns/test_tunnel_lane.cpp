@@ -1,0 +1,337 @@
+// A lane, and a peer that speaks the real protocol but says what it likes:
+//
+//   queue 7 (hv2's wire) --- [ lane of hv1 ] 127.0.0.1:4790 === loopback === 127.0.0.1:any [ peer: hv2, or who says so
+//   ] queue 8 (hv3's wire) ---/
+//
+// A queue is a pair of sockets in the place of a tap's. The namespace has no name: it goes with the process.
+#include <doctest/doctest.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cstdlib>
+#include <random>
+
+#include "base/clock.h"
+#include "test_netlink_world.h"
+#include "tests/unit/tunnel_dtls_parties.h"
+#include "tunnel/lane.h"
+#include "tunnel/octets.h"
+
+using namespace banana;
+using namespace banana::tunnel;
+using banana::tunnel::testing::Bytes;
+using banana::tunnel::testing::Hosts;
+using netlink::ip;
+using netlink::why;
+
+namespace {
+
+constexpr uint16_t port = 4790;
+constexpr uint32_t own_wire = 7, foreign_wire = 8;
+constexpr int64_t patience_ns = 20'000'000'000;
+
+bool within(const std::function<bool()>& condition) {
+    for (const int64_t end = monotonic_ns() + patience_ns; monotonic_ns() < end;)
+        if (condition()) return true;
+    return false;
+}
+
+struct Queue {
+    Fd ours, handed;
+    Queue() {
+        int ends[2];
+        REQUIRE(::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
+        ours.reset(ends[0]);
+        handed.reset(ends[1]);
+    }
+    // The next frame; empty: none came for `ms`.
+    Bytes read(int ms) const {
+        pollfd one{ours.get(), POLLIN, 0};
+        if (::poll(&one, 1, ms) != 1) return {};
+        Bytes bytes(70'000);
+        const ssize_t got = ::recv(ours.get(), bytes.data(), bytes.size(), 0);
+        REQUIRE(got >= static_cast<ssize_t>(vnet_bytes));
+        return {bytes.begin() + vnet_bytes, bytes.begin() + got};
+    }
+};
+
+struct Listening {
+    netlink::Bench bench;
+    Queue own, foreign;
+    std::unique_ptr<Lane> lane;
+
+    Listening() {
+        bench.make(netlink::set_up("lo"));
+        auto sockets = open_lane_sockets(ip("127.0.0.1"), port, 1, 1 << 20);
+        REQUIRE_MESSAGE(sockets.ok(), why(sockets));
+        lane = std::make_unique<Lane>(Hosts::all()("hv1"), std::move(sockets->front()), LaneConfig{}, [](auto&&...) {});
+        lane->run([&] {
+            lane->set_peer("hv2", Endpoint::of(ip("127.0.0.1"), 9));  // nobody is there: only the peer dials
+            lane->set_peer("hv3", Endpoint::of(ip("127.0.0.2"), 9));
+            lane->add_wire(own_wire, "own", "hv2", 1500, std::move(own.handed));
+            lane->add_wire(foreign_wire, "foreign", "hv3", 1500, std::move(foreign.handed));
+        });
+    }
+
+    uint64_t dropped(Drop reason) {
+        uint64_t sum = 0;
+        lane->run([&] {
+            const auto at = static_cast<size_t>(reason);
+            sum = lane->counters().drops[at] + lane->wire(own_wire)->drops[at] + lane->wire(foreign_wire)->drops[at];
+        });
+        return sum;
+    }
+    uint64_t dropped() {
+        uint64_t sum = 0;
+        for (size_t i = 0; i < static_cast<size_t>(Drop::count_); i++) sum += dropped(static_cast<Drop>(i));
+        return sum;
+    }
+    std::string reason() {
+        std::string out;
+        lane->run([&] { out = lane->channels().at("hv2")->reason(); });
+        return out;
+    }
+    bool up() {
+        bool out = false;
+        lane->run([&] { out = lane->channels().at("hv2")->state() == ChannelState::up; });
+        return out;
+    }
+};
+
+class Peer final : public Sink {
+public:
+    explicit Peer(const std::string& certificate = "hv2", uint16_t index = 5, const char* address = "127.0.0.1")
+        : index_(index) {
+        socket_.reset(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+        const Endpoint own = Endpoint::of(ip(address), 0);
+        REQUIRE(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&own.raw), own.size()) == 0);
+        auto made = Session::dial(Hosts::all()(certificate), "hv1", 1200, *this);
+        REQUIRE_MESSAGE(made.ok(), why(made));
+        session = std::move(*made);
+    }
+
+    void put(std::span<const uint8_t> record) override {
+        const bool data = session && session->state() == Session::State::up;
+        const auto kind = data ? DatagramKind::data : (theirs_ == 0 ? DatagramKind::hello : DatagramKind::handshake);
+        const DatagramHeader header{kind, 0, theirs_, 0, index_};
+        Bytes bytes(handshake_header_bytes + record.size());
+        const size_t head = write_header(bytes.data(), header);
+        std::copy(record.begin(), record.end(), bytes.begin() + static_cast<long>(head));
+        send({bytes.data(), head + record.size()});
+    }
+    void send(std::span<const uint8_t> datagram) const {
+        const Endpoint to = Endpoint::of(ip("127.0.0.1"), port);
+        REQUIRE(::sendto(socket_.get(), datagram.data(), datagram.size(), 0, reinterpret_cast<const sockaddr*>(&to.raw),
+                         to.size()) > 0);
+    }
+
+    // Whether there is a datagram within `ms`.
+    bool waiting(int ms) const {
+        pollfd one{socket_.get(), POLLIN, 0};
+        return ::poll(&one, 1, ms) == 1;
+    }
+    bool take(int ms = 5) {
+        if (!waiting(ms)) return false;
+        Bytes bytes(65536);
+        const ssize_t got = ::recv(socket_.get(), bytes.data(), bytes.size(), 0);
+        if (got <= 0) return false;
+        const std::span<const uint8_t> datagram(bytes.data(), static_cast<size_t>(got));
+        const auto header = read_header(datagram);
+        REQUIRE(header);
+        if (header->kind == DatagramKind::handshake) theirs_ = header->from_index;
+        if (header->kind != DatagramKind::data) session->on_handshake(datagram.subspan(header->bytes()), *this);
+        return true;
+    }
+    bool finished() {
+        return within([&] {
+            take();
+            return session->state() != Session::State::handshaking;
+        });
+    }
+    void seal(const Bytes& plain) { REQUIRE(session->seal(plain, *this)); }
+
+    std::unique_ptr<Session> session;
+
+private:
+    Fd socket_;
+    uint16_t index_, theirs_ = 0;
+};
+
+Bytes entry_of(const Entry& header, const Bytes& data) {
+    Bytes out(entry_bytes + slice_bytes + data.size());
+    const size_t head = write_entry(out.data(), header, data.size());
+    std::copy(data.begin(), data.end(), out.begin() + static_cast<long>(head));
+    out.resize(head + data.size());
+    return out;
+}
+
+Bytes frame_of(size_t bytes, uint8_t fill = 0x5a) {
+    Bytes frame(bytes, fill);
+    if (bytes >= ethernet_bytes) put16(&frame[12], 0x88b5);
+    return frame;
+}
+
+Bytes on_wire(uint32_t wire, const Bytes& frame, const Offload& offload = {}) {
+    Entry header;
+    header.connector = wire;
+    header.offload = offload;
+    return entry_of(header, frame);
+}
+
+Bytes slice(uint32_t number, uint32_t offset, uint32_t whole, size_t bytes) {
+    Entry header;
+    header.connector = own_wire;
+    header.is_slice = true;
+    header.frame_number = number;
+    header.offset = offset;
+    header.frame_bytes = whole;
+    return entry_of(header, frame_of(bytes));
+}
+
+Bytes changed(Bytes bytes, size_t at, uint8_t value) {
+    bytes.at(at) = value;
+    return bytes;
+}
+
+struct Case {
+    const char* what;
+    Bytes plain;
+    Drop reason;
+};
+
+std::vector<Case> nonsense() {
+    const Bytes good = on_wire(own_wire, frame_of(60));
+    const auto with = [&](const Offload& offload) { return on_wire(own_wire, frame_of(60), offload); };
+    return {
+        {"an entry that is cut", Bytes(good.begin(), good.begin() + 15), Drop::bad_entry},
+        {"data that is cut", Bytes(good.begin(), good.end() - 1), Drop::bad_entry},
+        {"an unknown flag", changed(good, 6, 0x04), Drop::bad_entry},
+        {"bytes 14 and 15 without a slice", changed(good, 15, 1), Drop::bad_entry},
+        {"a slice that is cut", changed(good, 6, 0x80), Drop::bad_entry},
+        {"no frame at all", on_wire(own_wire, {}), Drop::runt},
+        {"13 bytes", on_wire(own_wire, frame_of(13)), Drop::runt},
+        {"half a VLAN tag", on_wire(own_wire, changed(changed(frame_of(16), 12, 0x81), 13, 0)), Drop::runt},
+        {"over the MTU", on_wire(own_wire, frame_of(1515)), Drop::oversized},
+        {"ten times the MTU", on_wire(own_wire, frame_of(15'000)), Drop::oversized},
+        {"a checksum outside", with({1, 0, 0, 14, 45}), Drop::bad_offload},
+        {"a checksum far outside", with({1, 0, 0, 65535, 65535}), Drop::bad_offload},
+        {"a checksum in the link header", with({1, 0, 0, 13, 0}), Drop::bad_offload},
+        {"unknown segmentation", with({1, 3, 100, 14, 6}), Drop::bad_offload},
+        {"TCP segmentation of what is none", with({1, 1, 100, 34, 16}), Drop::bad_offload},
+        {"segmentation without a checksum", with({0, 1, 100, 0, 0}), Drop::bad_offload},
+        {"an unknown wire", on_wire(99, frame_of(60)), Drop::unknown_wire},
+        {"another host's wire", on_wire(foreign_wire, frame_of(60)), Drop::foreign_wire},
+        {"a slice beyond its frame", slice(1, 1000, 1000, 200), Drop::bad_entry},
+        {"a slice of too large a frame", slice(2, 0, 1 << 20, 200), Drop::bad_entry},
+        {"a slice of no bytes", slice(3, 0, 1000, 0), Drop::bad_entry},
+    };
+}
+
+}  // namespace
+
+TEST_CASE("lane: what a peer may not send is dropped by its reason, and nothing else is") {
+    Listening at;
+    Peer peer;
+    REQUIRE(peer.finished());
+    REQUIRE(peer.session->state() == Session::State::up);
+    const Bytes good = frame_of(60);
+    peer.seal(on_wire(own_wire, good));
+    REQUIRE(at.own.read(5000) == good);
+    for (const auto& one : nonsense()) {
+        INFO(one.what);
+        const uint64_t before = at.dropped(one.reason), all = at.dropped();
+        Bytes both = on_wire(own_wire, frame_of(70));  // what stands before it in its record is good
+        both.insert(both.end(), one.plain.begin(), one.plain.end());
+        peer.seal(both);
+        peer.seal(on_wire(own_wire, good));
+        CHECK(at.own.read(5000) == frame_of(70));
+        CHECK(at.own.read(5000) == good);
+        CHECK(at.dropped(one.reason) == before + 1);
+        CHECK(at.dropped() == all + 1);
+    }
+    CHECK(at.own.read(0).empty());
+    CHECK(at.foreign.read(0).empty());
+}
+
+TEST_CASE("lane: messages of the session that make no sense change nothing") {
+    Listening at;
+    Peer peer;
+    REQUIRE(peer.finished());
+    std::mt19937 random(1);
+    for (size_t bytes = 0; bytes < 40; bytes++)
+        for (const uint8_t type : {0, 1, 2, 3, 255}) {
+            Bytes message(bytes);
+            for (auto& byte : message) byte = static_cast<uint8_t>(random());
+            if (bytes != 0) message[0] = type;
+            peer.seal(entry_of(Entry{}, message));
+            while (peer.take(0)) {
+            }
+        }
+    peer.seal(on_wire(own_wire, frame_of(60)));
+    CHECK(at.own.read(5000) == frame_of(60));
+    CHECK(at.up());
+    CHECK(at.dropped() == 0);
+}
+
+TEST_CASE("lane: random records deliver nothing that the wire may not carry") {
+    Listening at;
+    Peer peer;
+    REQUIRE(peer.finished());
+    std::mt19937 random(7);
+    const Bytes like[] = {on_wire(own_wire, frame_of(60)), slice(1, 0, 1000, 500), on_wire(foreign_wire, frame_of(60)),
+                          on_wire(own_wire, frame_of(1400), {1, 1, 500, 34, 16})};
+    for (int round = 0; round < 5000; round++) {
+        Bytes plain = like[random() % 4];
+        for (size_t i = random() % 4; i > 0; i--)
+            plain[random() % std::min<size_t>(plain.size(), 60)] ^= 1 << random() % 8;
+        peer.seal(plain);
+        while (peer.take(0)) {
+        }
+        for (Bytes got = at.own.read(0); !got.empty(); got = at.own.read(0)) CHECK(got.size() >= ethernet_bytes);
+    }
+    CHECK(within([&] {
+        peer.seal(on_wire(own_wire, frame_of(61, 1)));
+        return at.own.read(20) == frame_of(61, 1);
+    }));
+    CHECK(at.foreign.read(0).empty());
+    CHECK(at.up());
+}
+
+TEST_CASE("lane: certificates that are no good are refused, and both ends say why") {
+    struct {
+        const char *certificate, *here, *there;
+    } const cases[] = {
+        {"expired", "expired on", "it has expired"},
+        {"early", "not yet valid", "it is not valid there"},
+        {"foreign", "CA", "not signed by the CA"},
+        {"controller", "tunnel", "it has not the role 'tunnel'"},
+    };
+    for (const auto& one : cases) {
+        INFO(one.certificate);
+        Listening at;
+        Peer peer(one.certificate);
+        REQUIRE(peer.finished());
+        CHECK(peer.session->state() == Session::State::closed);
+        CHECK_MESSAGE(peer.session->why_closed().find(one.there) != std::string::npos, peer.session->why_closed());
+        const bool said = within([&] { return at.reason().find(one.here) != std::string::npos; });
+        CHECK_MESSAGE(said, at.reason());
+        CHECK_FALSE(at.up());
+    }
+}
+
+TEST_CASE("lane: one host cannot take all handshakes") {
+    Listening at;
+    std::vector<std::unique_ptr<Peer>> stuck;
+    // Each proves its address and goes no further.
+    for (uint16_t i = 0; i < Lane::handshakes_of_host_max; i++) {
+        stuck.push_back(std::make_unique<Peer>("hv2", static_cast<uint16_t>(100 + i)));
+        const bool challenged = stuck.back()->take(5000), answered = stuck.back()->waiting(5000);
+        CHECK(challenged);
+        CHECK(answered);
+    }
+    Peer one_more("hv2", 200);
+    CHECK_FALSE(one_more.waiting(100));
+    Peer other_host("hv2", 201, "127.0.0.2");
+    CHECK(other_host.finished());
+    CHECK(other_host.session->state() == Session::State::up);
+}
