@@ -164,8 +164,10 @@ void Channel::tick(int64_t now) {
 
 int64_t Channel::due(int64_t now) const {
     int64_t at = current_ == nullptr && dialling() == nullptr ? std::max(next_dial_, now) : now + 1'000'000'000;
-    for (const auto& live : lives_)
+    for (const auto& live : lives_) {
+        if (live->closed()) return now;  // to be swept away: its peer said goodbye
         if (const int64_t due = live->due(now); due != 0) at = std::min(at, due);
+    }
     return at;
 }
 

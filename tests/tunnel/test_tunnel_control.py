@@ -83,6 +83,27 @@ class Rekey(Base):
         self.assertLessEqual(self.h1.session()["sessions"], 8, "sessions that are superseded end")
 
 
+class RekeyFar(TunnelCase):
+    def test_in_flight(self) -> None:
+        """50 ms each way: what the other end sends by the old session until it knows of the new one is not lost."""
+        world = self.world(relayed=1, rules=("--delay", 50))
+        h1, h2 = world.hosts
+        world.wires()
+        world.up()
+        flows = [Flowing(self.numbered(*way), 1000) for way in (world.hosts, world.hosts[::-1])]
+        for flowing in flows:
+            self.addCleanup(flowing.stop)
+        for _ in range(4):
+            before = [host.session()["rekeys"] for host in world.hosts]
+            h1.call("rekey", {"peer": ""})
+            for host, count in zip(world.hosts, before):
+                wait_until(lambda: host.session()["rekeys"] > count, 10, f"a rekey at {host.name}")
+        for flowing in flows:
+            flow = flowing.stop()
+            self.assertTrue(flow.all_there(), f"{len(flow.got)} of {flow.sent}")
+            self.assertEqual(flow.twice, 0)
+
+
 class Died(Base):
     def test_killed(self) -> None:
         """Started anew with everything handed over again: frames go within 1 s, both ways."""
