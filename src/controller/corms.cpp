@@ -7,6 +7,7 @@
 #include "libvirt-hooks/metadata.h"
 #include "model/names.h"
 #include "netlink/address.h"
+#include "wiring/headroom.h"
 
 namespace banana::controller {
 
@@ -62,10 +63,18 @@ void Corms::serve() {
 wiring::Plan Corms::plan() const {
     wiring::Plan plan;
     table_.each([&](const model::Corm& corm) {
-        if (corm.host == node_.config.host) plan += wiring::plan_corm(corm);
+        if (corm.host == node_.config.host) {
+            plan += wiring::plan_corm(corm);
+            plan += wiring::plan_headroom(node_.site(), corm);
+        }
         plan += wiring::plan_anchor(corm);
     });
     return plan;
+}
+
+void Corms::make_room(const model::Corm& corm) {
+    if (const Status made = node_.engine.realise(wiring::plan_headroom(node_.site(), corm)); !made)
+        log::warning("Corm {}: its VXLAN wires will be slower: {}", corm.full_name(), made.error().message());
 }
 
 const model::Corm* Corms::by_name(const std::string& full) const { return table_.find(full); }

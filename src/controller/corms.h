@@ -28,6 +28,7 @@ public:
     Status load();                                // records of earlier runs
     void serve();                                 // adds the methods
     wiring::Plan plan() const;                    // bridges and anchors of all Corms known
+    void make_room(const model::Corm& corm);      // for VXLAN's headers, in a bridge of this host's (wiring/headroom.h)
     void restore_addresses();                     // after a boot, those that were moved are at the uplink again
     void link_set(const netlink::Link& link);     // an uplink may be back
     void network_event(const std::string& name);  // libvirt's network was stopped or undefined

@@ -100,6 +100,7 @@ Status Corms::build(const model::Corm& corm, bool move_addresses) {
     wiring::Plan plan = wiring::plan_corm(corm);
     plan += wiring::plan_anchor(corm);
     TRY(node_.engine.realise(plan));
+    make_room(corm);
     if (!move_addresses) return {};
     TRY_SET(const uint32_t from, node_.engine.ifindex(corm.device));
     TRY_SET(const uint32_t to, node_.engine.ifindex(corm.bridge()));

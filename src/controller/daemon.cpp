@@ -104,6 +104,7 @@ Status Daemon::Impl::open() {
 Status Daemon::Impl::reconcile() {
     wires->drop_stale_devices();
     spikes->drop_stale_devices();
+    spikes->choose_stages();
     wiring::Plan plan = corms->plan();
     plan += wires->plan();
     plan += spikes->plan();
@@ -115,6 +116,8 @@ Status Daemon::Impl::reconcile() {
             if (corm.host == config.host) one += wiring::plan_corm(corm);
             if (const Status done = node->engine.realise(one); !done)
                 log::error("Corm {}: {}", corm.full_name(), done.error().message());
+            else if (corm.host == config.host)
+                corms->make_room(corm);
         }
         wires->table().each([&](const model::Wire& wire) {
             const auto* corm = corms->by_name(wire.corm);
@@ -128,6 +131,7 @@ Status Daemon::Impl::reconcile() {
                 log::error("Spike {}: {}", spike.name, done.error().message());
         });
     }
+    spikes->stage_all();
     corms->restore_addresses();
     if (node->records_ignored) {
         log::warning("nothing is swept: some records could not be read");

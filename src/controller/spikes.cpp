@@ -7,6 +7,7 @@
 #include "model/names.h"
 #include "netlink/change.h"
 #include "netlink/link.h"
+#include "wiring/headroom.h"
 
 namespace banana::controller {
 
@@ -75,7 +76,10 @@ void Spikes::drop_stale_devices() {
 
 wiring::Plan Spikes::plan() const {
     wiring::Plan plan;
+    std::set<uint32_t> stages;
     table_.each([&](const Spike& spike) {
+        if (spike.stage != 0 && stages.insert(spike.stage).second)
+            plan += wiring::plan_stage(node_.site(), spike.stage);
         if (spike.kind == SpikeKind::macvtap)
             plan += wiring::plan_macvtap(spike, spike.attachment ? spike.attachment->mtu : 0);
         if (spike.state == SpikeState::unwired) return;
@@ -353,12 +357,14 @@ asio::awaitable<void> Spikes::verify(std::string key) {
 
 void Spikes::link_set(const std::string& device) {
     const Spike* spike = by_device(device);
-    if (spike == nullptr || spike->kind != SpikeKind::netdev || spike->state != SpikeState::wired) return;
+    if (spike == nullptr || spike->kind != SpikeKind::netdev) return;
+    if (spike->state != SpikeState::wired && spike->stage == 0) return;
     if (!node_.engine.remembers(device)) node_.spawn(reattach(spike->key), "attaching a device that is back");
 }
 
 asio::awaitable<void> Spikes::reattach(std::string key) {
     const auto guard = co_await lock(key);
+    stage(key);
     const Spike* spike = table_.find(key);
     if (spike == nullptr || spike->state != SpikeState::wired) co_return;
     const std::string name = spike->name;

@@ -23,6 +23,8 @@ public:
     wiring::Plan plan() const;
     void drop_stale_devices();                 // at start: taps that are gone, or are other guests' by now
     void peer_up(const std::string& peer);     // tells it what could not be told, asks whether its side of wires stands
+    void choose_stages();                      // at start: adopted netdevs of an earlier version get one
+    void stage_all();                          // adopted netdevs into their stages (wiring/headroom.h)
     void link_set(const std::string& device);  // an adopted netdev may be back
     asio::awaitable<void> retry_loop();        // tells of releases again and again
     asio::awaitable<void> settle();            // after start: gives up what a crash left half built
@@ -54,6 +56,9 @@ private:
     Async<Json> remove(Json params);
     Async<Json> connect(Json params);
     Async<Json> disconnect(Json params);
+    uint32_t free_stage() const;
+    void stage(const std::string& key);
+    Status unstage(const model::Spike& spike);
     Result<model::Spike> new_netdev(const Json& params, model::SpikeKind kind) const;
 
     Async<model::Attachment> ask(model::Spike& spike, const Json& grant);

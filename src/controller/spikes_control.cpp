@@ -6,6 +6,7 @@
 #include "model/names.h"
 #include "netlink/address.h"
 #include "netlink/link.h"
+#include "wiring/headroom.h"
 
 namespace banana::controller {
 
@@ -124,9 +125,61 @@ Async<Json> Spikes::adopt(Json params) {
         spike.allow_any_mac = true;
     }
     const auto guard = co_await lock(spike.key);
+    spike.stage = free_stage();
     CO_TRY(save(spike));
+    stage(spike.key);
     log::info("Spike {}: adopted device {}", spike.name, spike.device);
-    co_return spike_json(spike);
+    co_return spike_json(*table_.find(spike.key));
+}
+
+// The first that has a place.
+uint32_t Spikes::free_stage() const {
+    std::map<uint32_t, size_t> used;
+    table_.each([&](const Spike& spike) { ++used[spike.stage]; });
+    uint32_t number = 1;
+    while (used[number] >= wiring::stage_places) ++number;
+    return number;
+}
+
+void Spikes::choose_stages() {
+    for (const auto& key : table_.keys()) {
+        Spike spike = *table_.find(key);
+        if (spike.kind != SpikeKind::netdev || spike.stage != 0) continue;
+        const auto link = netlink::link(node_.engine.socket(), spike.device);
+        if (!link || link->master != 0) continue;
+        const auto held = netlink::addresses(node_.engine.socket(), link->index);
+        if (!held || !held->empty()) continue;  // somebody uses it meanwhile
+        spike.stage = free_stage();
+        if (const Status saved = save(spike); !saved) log::error("{}", saved.error().message());
+    }
+}
+
+void Spikes::stage_all() {
+    for (const auto& key : table_.keys()) stage(key);
+}
+
+// What cannot be a port of a bridge does without. One that is not there is staged when it is back.
+void Spikes::stage(const std::string& key) {
+    const Spike* known = table_.find(key);
+    if (known == nullptr || known->stage == 0) return;
+    Spike spike = *known;
+    wiring::Plan plan = wiring::plan_stage(node_.site(), spike.stage);
+    plan += wiring::plan_staged(spike);
+    const Status staged = node_.engine.realise(plan);
+    if (staged || staged.error().code() == Errc::not_found) return;
+    log::warning("Spike {}: its VXLAN wires will be slower, as device {} is in no bridge: {}", spike.name, spike.device,
+                 staged.error().message());
+    spike.stage = 0;
+    if (const Status saved = save(spike); !saved) log::error("{}", saved.error().message());
+}
+
+Status Spikes::unstage(const Spike& spike) {
+    if (spike.stage == 0) return {};
+    size_t users = 0;
+    table_.each([&](const Spike& other) { users += other.stage == spike.stage ? 1 : 0; });
+    wiring::Plan plan = wiring::plan_unstaged(spike);
+    if (users == 1) plan += wiring::plan_stage_gone(spike.stage);
+    return node_.engine.realise(plan);
 }
 
 Async<Json> Spikes::remove(Json params) {
@@ -154,6 +207,7 @@ Async<Json> Spikes::remove(Json params) {
                         fmt::format("Spike {}: host {} has still to be told that it was disconnected; "
                                     "try again when that is connected",
                                     spike.name, spike.attachment->corm_host));
+    CO_TRY(unstage(spike));
     CO_TRY(erase(key));
     co_return Json::object();
 }

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "model/names.h"
 #include "netlink/link.h"
+#include "wiring/headroom.h"
 
 namespace banana::controller {
 
@@ -17,12 +18,9 @@ using model::Wire;
 
 namespace {
 
-constexpr size_t bridge_ports_max = 1023;  // BR_MAX_PORTS of the Linux bridge, less port 0
 constexpr size_t spike_key_max = 160;
 constexpr milliseconds drain_time{2000};  // a retired half's last frames have long arrived
 constexpr int drain_rounds_max = 30;
-
-size_t reserved_ports(const model::Corm& corm) { return corm.kind == model::CormKind::uplink ? 1 : 0; }
 
 }  // namespace
 
@@ -215,11 +213,11 @@ Status Wires::check_open(const std::string& spike, const Mac& mac, const model::
     const auto wired = on_corm_.find(full);
     const size_t used = wired == on_corm_.end() ? 0 : wired->second.size();
     const bool has_port = wired != on_corm_.end() && wired->second.contains(spike);
-    if (!has_port && used + reserved_ports(corm) >= bridge_ports_max)
+    if (!has_port && used + wiring::reserved_ports(corm) >= wiring::bridge_ports_max)
         return Error(Errc::refused,
                      fmt::format("Corm {} is full: its bridge {} has {} ports, the most that a Linux bridge "
                                  "can have",
-                                 full, corm.bridge(), bridge_ports_max));
+                                 full, corm.bridge(), wiring::bridge_ports_max));
     return {};
 }
 
@@ -235,8 +233,7 @@ Result<uint32_t> Wires::free_connector() {
     for (;;) {
         const uint32_t connector = random_u32();
         const uint32_t vni = model::vni_of(connector);
-        if (vni != 0 && !vnis_.contains(vni) && !node_.engine.has_vni(vni) &&
-            node_.tunnel.wanted(connector) == nullptr)
+        if (vni != 0 && !vnis_.contains(vni) && !node_.engine.has_vni(vni) && node_.tunnel.wanted(connector) == nullptr)
             return connector;
     }
 }

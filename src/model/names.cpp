@@ -80,12 +80,15 @@ std::string wire_device(uint32_t connector) { return device("bnx", connector); }
 std::string tunnel_device(uint32_t connector) { return device("bnd", connector); }
 std::string lower_device(uint32_t spike_id) { return device(macvtap_prefix, spike_id); }
 std::string lower_stub_device(uint32_t spike_id) { return device("bnf", spike_id); }
+std::string headroom_device(uint32_t corm_id) { return device("bnh", corm_id); }
+std::string stage_device(uint32_t number) { return device("bns", number); }
+std::string stage_headroom_device(uint32_t number) { return device("bng", number); }
 
 bool is_own_device(std::string_view name) {
     if (name.size() != 11 || !parse_hex32(name.substr(3))) return false;
     const auto prefix = name.substr(0, 3);
     return prefix == "bnb" || prefix == "bnc" || prefix == "bnp" || prefix == "bnx" || prefix == "bnd" ||
-           prefix == "bne" || prefix == "bnf";
+           prefix == "bne" || prefix == "bnf" || prefix == "bnh" || prefix == "bns" || prefix == "bng";
 }
 
 std::optional<uint32_t> tunnel_connector(std::string_view device) {

@@ -39,14 +39,17 @@ std::string name_home(std::string_view name);                                  /
 std::string network_name(std::string_view corm_short);   // "banana-lab"
 std::string anchor_device(std::string_view corm_short);  // "bn-lab"
 
-std::string corm_bridge_device(uint32_t corm_id);  // bnb: the bridge that Banana makes for a Corm
-std::string port_device(uint32_t port_id);         // bnc: a Corm port, the veth end in the Corm's bridge
-std::string port_stub_device(uint32_t port_id);    // bnp: its other end; it only gives the port its carrier
-std::string wire_device(uint32_t connector);       // bnx: a VXLAN wire
-std::string tunnel_device(uint32_t connector);     // bnd: a DTLS wire, the tap of the tunnel process
-std::string lower_device(uint32_t spike_id);       // bne: what a guest's macvtap sits on
-std::string lower_stub_device(uint32_t spike_id);  // bnf: its other end, in the cross-connect
-bool is_own_device(std::string_view name);         // any of the above but the anchor
+std::string corm_bridge_device(uint32_t corm_id);    // bnb: the bridge that Banana makes for a Corm
+std::string port_device(uint32_t port_id);           // bnc: a Corm port, the veth end in the Corm's bridge
+std::string port_stub_device(uint32_t port_id);      // bnp: its other end; it only gives the port its carrier
+std::string wire_device(uint32_t connector);         // bnx: a VXLAN wire
+std::string tunnel_device(uint32_t connector);       // bnd: a DTLS wire, the tap of the tunnel process
+std::string lower_device(uint32_t spike_id);         // bne: what a guest's macvtap sits on
+std::string lower_stub_device(uint32_t spike_id);    // bnf: its other end, in the cross-connect
+std::string headroom_device(uint32_t corm_id);       // bnh: in a Corm's bridge, for headroom alone (wiring/headroom.h)
+std::string stage_device(uint32_t number);           // bns: the bridge, down, that adopted netdevs are put into
+std::string stage_headroom_device(uint32_t number);  // bng: in a stage, for headroom alone
+bool is_own_device(std::string_view name);           // any of the above but the anchor
 
 inline uint32_t vni_of(uint32_t connector) { return connector & 0xffffff; }
 

@@ -115,7 +115,8 @@ Json Spike::json() const {
                              {"device", device},
                              {"state", spike_state_name(state)},
                              {"granted", granted},
-                             {"old_txqueuelen", old_txqueuelen}});
+                             {"old_txqueuelen", old_txqueuelen},
+                             {"stage", stage}});
     if (attachment) out.set("attachment", attachment->json());
     return out;
 }
@@ -145,6 +146,10 @@ Result<Spike> Spike::from_json(const Json& json) {
     if (json.has("old_txqueuelen")) {
         TRY_SET(const int64_t frames, json.integer("old_txqueuelen", 0, UINT32_MAX));
         s.old_txqueuelen = static_cast<uint32_t>(frames);
+    }
+    if (json.has("stage")) {
+        TRY_SET(const int64_t number, json.integer("stage", 0, UINT32_MAX));
+        s.stage = static_cast<uint32_t>(number);
     }
     s.granted = json.get("granted").as_string();
     return s;

@@ -60,6 +60,7 @@ struct Spike {
     std::optional<Attachment> attachment;
     std::string granted;          // the host that this one granted it to; empty: nobody asked
     uint32_t old_txqueuelen = 0;  // to be restored; 0: nothing to restore
+    uint32_t stage = 0;           // of an adopted netdev: the number of its stage (wiring/headroom.h); 0: none
 
     Status move(SpikeState next);  // checks the edge; Errc::failed is a bug of the caller's
     bool is_guest() const { return !uuid.empty(); }

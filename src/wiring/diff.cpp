@@ -49,7 +49,8 @@ std::optional<ChangeLink> change_of(const LinkWant& want, const netlink::Link& l
     if (want.mtu != 0) differ(&netlink::LinkChange::mtu, link.mtu, want.mtu);
     if (want.txqueuelen != 0) differ(&netlink::LinkChange::txqueuelen, link.txqueuelen, want.txqueuelen);
     if (!want.alias.empty()) differ(&netlink::LinkChange::alias, link.alias, want.alias);
-    if (!want.master.empty() && (link.master == 0 || link.master != observed.index_of(want.master))) {
+    const bool taken = want.only_if_free && link.master != 0;
+    if (!want.master.empty() && !taken && (link.master == 0 || link.master != observed.index_of(want.master))) {
         step.master = want.master;
         step.undo.master = link.master;
         any = true;
@@ -175,6 +176,16 @@ Result<std::vector<Step>> diff(const Plan& plan, const Observed& observed) {
         // What is not there passes nothing already.
         if (want.target.empty() && observed.index_of(want.device) == 0) continue;
         if (entry_differs(want, now.entry, observed) || made(want.target)) steps.push_back(SetEntry{want, now.entry});
+    }
+    for (const auto& want : plan.loose) {
+        const auto link = observed.links.find(want.name);
+        if (link == observed.links.end() || link->second.master == 0 ||
+            link->second.master != observed.index_of(want.master))
+            continue;
+        ChangeLink step{want.name, "", {}, {}};
+        step.change.master = 0;
+        step.undo.master = link->second.master;
+        steps.push_back(std::move(step));
     }
     diff_tunnel(plan, observed, made, steps);
     DeleteLinks gone;

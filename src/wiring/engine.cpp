@@ -95,6 +95,7 @@ Result<Observed> Engine::observe(const Plan& plan) {
         if (!want.master.empty()) ask.insert(want.master);
         if (const auto* veth = std::get_if<VethKind>(&want.kind)) ask.insert(veth->peer);
     }
+    for (const auto& want : plan.loose) ask.insert({want.name, want.master});
     for (const auto& name : plan.absent) ask.insert(name);
     // Entries and ports need no more than an index.
     const auto name_only = [&](const std::string& name) {

@@ -85,6 +85,7 @@ Plan& Plan::operator+=(Plan more) {
     add(links, std::move(more.links));
     add(ports, std::move(more.ports));
     add(entries, std::move(more.entries));
+    add(loose, std::move(more.loose));
     add(tunnel_wires, std::move(more.tunnel_wires));
     add(absent, std::move(more.absent));
     add(absent_vnis, std::move(more.absent_vnis));
@@ -137,7 +138,9 @@ Plan plan_anchor_gone(const model::Corm& corm) {
 
 Plan plan_corm_gone(const model::Corm& corm) {
     Plan plan = plan_anchor_gone(corm);
-    if (corm.kind != model::CormKind::bridge) plan.absent.push_back(corm.bridge());
+    if (corm.kind == model::CormKind::bridge) return plan;
+    plan.absent.push_back(model::headroom_device(corm.id));
+    plan.absent.push_back(corm.bridge());
     return plan;
 }
 

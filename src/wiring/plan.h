@@ -54,6 +54,11 @@ struct LinkWant {
     std::string master;       // "": left alone
     std::optional<bool> up;   // absent: left alone
     std::optional<Mac> mac;
+    bool only_if_free = false;  // `master` is for a link that has none; another's port stays that
+};
+
+struct LooseWant {  // a link that must not be a port of that bridge; of another's it may be
+    std::string name, master;
 };
 
 struct PortWant {
@@ -77,6 +82,7 @@ struct Plan {
     std::vector<LinkWant> links;   // in the order of their making: a bridge before its ports
     std::vector<PortWant> ports;
     std::vector<EntryWant> entries;
+    std::vector<LooseWant> loose;
     std::vector<TunnelWire> tunnel_wires;       // after all else: no frame comes before it is known where it goes
     std::vector<std::string> absent;            // links that must not be
     std::vector<uint32_t> absent_vnis;          // filters that must not be

@@ -1,7 +1,9 @@
 // The wiring engine in a real kernel, one namespace a test: see test_engine_world.h.
 #include <algorithm>
+#include <fstream>
 
 #include "test_engine_world.h"
+#include "wiring/headroom.h"
 
 using namespace banana;
 using namespace banana::testengine;
@@ -299,5 +301,106 @@ TEST_CASE("engine: sweep removes our strays and nothing else") {
         }
         CHECK(snapshot(again) == before);
         CHECK(must(again.sweep(everything())).empty());
+    });
+}
+
+namespace {
+
+model::Spike adopted(const std::string& device) {
+    model::Spike spike;
+    spike.kind = model::SpikeKind::netdev;
+    spike.device = device;
+    spike.stage = 1;
+    return spike;
+}
+
+uint32_t master_of(Engine& engine, const std::string& device) {
+    return must(netlink::link(engine.socket(), device)).master;
+}
+
+size_t udp_sockets() {
+    std::ifstream table("/proc/thread-self/net/udp");
+    size_t lines = 0;
+    for (std::string line; std::getline(table, line);) ++lines;
+    return lines - 1;
+}
+
+}  // namespace
+
+TEST_CASE("engine: headroom: a VXLAN that is down, in the Corm's bridge; nothing else changes") {
+    isolated([] {
+        arrange();
+        Engine engine = open_engine();
+        model::Corm c = corm();
+        c.mac = mac("52:54:00:00:00:77");
+        Plan plan = plan_corm(c);
+        plan += plan_headroom(site, c);
+        must(engine.realise(plan));
+        CHECK(steps(engine, plan) == "");
+        const auto room = must(netlink::link(engine.socket(), "bnh00000001"));
+        const auto bridge = must(netlink::link(engine.socket(), "bnb00000001"));
+        CHECK(room.master == bridge.index);
+        CHECK_FALSE(room.up);
+        CHECK(bridge.mtu == 1400);
+        CHECK(bridge.mac == c.mac);
+        CHECK(udp_sockets() == 0);
+        // A wire may have that VNI.
+        plan += plan_wire(site, c, wire(0x22, "hv2/vm1/net0", vxlan("hv2", 0x1)));
+        must(engine.realise(plan));
+        CHECK(steps(engine, plan) == "");
+        CHECK(must(engine.sweep(plan)).empty());
+        CHECK(must(engine.filter().list()).size() == 1);
+        sh("ip link set bnh00000001 up nomaster");
+        must(engine.realise(plan));
+        CHECK(master_of(engine, "bnh00000001") == bridge.index);
+        CHECK_FALSE(must(netlink::link(engine.socket(), "bnh00000001")).up);
+        must(engine.realise(plan_corm_gone(c)));
+        CHECK(if_nametoindex("bnh00000001") == 0);
+        CHECK(if_nametoindex("bnb00000001") == 0);
+    });
+}
+
+TEST_CASE("engine: a stage takes what is free, passes nothing, and lets go") {
+    isolated([] {
+        arrange();
+        sh("ip link set eth8 master other; ip link set eth7 up; ip link set eth7.far up");
+        Engine engine = open_engine();
+        Plan plan = plan_stage(site, 1);
+        plan += plan_staged(adopted("eth7"));
+        plan += plan_staged(adopted("eth8"));
+        must(engine.realise(plan));
+        CHECK(steps(engine, plan) == "");
+        const uint32_t stage = if_nametoindex("bns00000001");
+        CHECK(master_of(engine, "bng00000001") == stage);
+        CHECK(master_of(engine, "eth8") == if_nametoindex("other"));
+        const auto port = must(netlink::link(engine.socket(), "eth7"));
+        CHECK(port.master == stage);
+        CHECK(port.up);
+        REQUIRE(port.port.has_value());
+        CHECK(port.port->state == 0);  // BR_STATE_DISABLED
+        CHECK(udp_sockets() == 0);
+        sh("ip link set eth7 nomaster");
+        must(engine.realise(plan));
+        CHECK(master_of(engine, "eth7") == stage);
+
+        Plan out = plan_unstaged(adopted("eth7"));
+        out += plan_unstaged(adopted("eth8"));
+        out += plan_unstaged(adopted("missing"));
+        CHECK(steps(engine, out) == "change link eth7; ");
+        // What fails later puts it back.
+        Plan fails = out;
+        fails.absent.push_back("lo");
+        sh("ip link set lo alias 'banana lo'");
+        REQUIRE_FALSE(engine.realise(fails).ok());
+        CHECK(master_of(engine, "eth7") == stage);
+        must(engine.realise(out));
+        CHECK(master_of(engine, "eth7") == 0);
+        CHECK(if_nametoindex("bns00000001") == stage);
+        out += plan_stage_gone(1);
+        must(engine.realise(out));
+        CHECK(master_of(engine, "eth8") == if_nametoindex("other"));
+        CHECK(if_nametoindex("bns00000001") == 0);
+        CHECK(if_nametoindex("bng00000001") == 0);
+        CHECK(steps(engine, out) == "");
     });
 }

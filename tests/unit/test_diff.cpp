@@ -299,3 +299,33 @@ TEST_CASE("diff: DTLS wires are joined after their entries, and anew when their 
     seen.links.clear();  // somebody deleted the tap
     CHECK(steps(plan, seen).ends_with("join bnd00000007 to host hv2's tunnel"));
 }
+
+TEST_CASE("diff: a port that is to be taken only when free, and one that is to be let go") {
+    Plan take, let_go;
+    LinkWant want;
+    want.name = "eth7";
+    want.master = "bns00000001";
+    want.only_if_free = true;
+    take.links = {want};
+    let_go.loose = {{"eth7", "bns00000001"}};
+    Observed seen;
+    CHECK(steps(let_go, seen) == "");  // neither is there
+    for (const auto& [name, index] : {std::pair("eth7", 3u), std::pair("bns00000001", 4u), std::pair("br0", 5u)}) {
+        seen.links[name].index = index;
+        seen.links[name].name = name;
+    }
+    CHECK(steps(take, seen) == "change link eth7");
+    CHECK(steps(let_go, seen) == "");
+    seen.links["eth7"].master = 5;
+    CHECK(steps(take, seen) == "");
+    CHECK(steps(let_go, seen) == "");
+    take.links[0].only_if_free = false;
+    CHECK(steps(take, seen) == "change link eth7");
+    seen.links["eth7"].master = 4;
+    CHECK(steps(take, seen) == "");
+    const auto done = diff(let_go, seen);
+    REQUIRE((done.ok() && done->size() == 1));
+    const auto& step = std::get<ChangeLink>(done->front());
+    CHECK(step.change.master == 0u);
+    CHECK(step.undo.master == 4u);
+}

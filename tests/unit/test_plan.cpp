@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "model/names.h"
+#include "wiring/headroom.h"
 
 using namespace banana;
 using namespace banana::wiring;
@@ -234,7 +235,8 @@ TEST_CASE("plan: a Corm by its kind; what is somebody else's is never made or de
     const Plan anchor = plan_anchor(corm());
     CHECK(links(anchor) == "bn-lab");
     CHECK(anchor.links[0].up == false);
-    CHECK(plan_corm_gone(corm(model::CormKind::uplink)).absent == std::vector<std::string>{"bn-lab", "bnb00000001"});
+    CHECK(plan_corm_gone(corm(model::CormKind::uplink)).absent ==
+          std::vector<std::string>{"bn-lab", "bnh00000001", "bnb00000001"});
     CHECK(plan_corm_gone(corm(model::CormKind::bridge)).absent == std::vector<std::string>{"bn-lab"});
 }
 
@@ -277,4 +279,64 @@ TEST_CASE("plan: the Spike's side of a VXLAN wire") {
     CHECK(std::get<VethKind>(lower.links[0].kind).peer == "bnf00000007");
     CHECK(lower.links[0].mac == s.mac);
     CHECK(plan_macvtap_gone(s).absent == std::vector<std::string>{"bne00000007"});
+}
+
+TEST_CASE("plan: headroom is a VXLAN that is never up, in our bridges alone") {
+    CHECK(links(plan_headroom(site, corm(model::CormKind::bridge))) == "");
+    for (const auto kind : {model::CormKind::etherstub, model::CormKind::uplink}) {
+        const Plan plan = plan_headroom(site, corm(kind));
+        REQUIRE(links(plan) == "bnh00000001");
+        const LinkWant& link = plan.links[0];
+        CHECK(link.master == "bnb00000001");
+        CHECK(link.up == false);
+        CHECK(link.alias == "banana headroom hv1/lab");
+        // No wire's, whatever its VNI: another UDP port. The filter has no leave for it.
+        CHECK(std::get<VxlanKind>(link.kind) == VxlanKind{1, {}, *IpAddress::parse("127.0.0.1"), 9});
+        CHECK(plan.peers.empty());
+        CHECK(ports(plan) == "");
+        CHECK(entries(plan) == "");
+    }
+    model::Corm other = corm();
+    other.id = 0xab000000;  // VNI 0 is none
+    CHECK(std::get<VxlanKind>(plan_headroom(site, other).links[0].kind).vni == 1);
+    // IPv6's header is longer.
+    const Site six{"hv1", *IpAddress::parse("2001:db8::1"), 4789};
+    CHECK(std::get<VxlanKind>(plan_headroom(six, corm()).links[0].kind).remote == *IpAddress::parse("::1"));
+    CHECK(reserved_ports(corm()) == 1);
+    CHECK(reserved_ports(corm(model::CormKind::uplink)) == 2);
+    CHECK(reserved_ports(corm(model::CormKind::bridge)) == 0);
+}
+
+TEST_CASE("plan: an adopted netdev on its stage") {
+    model::Spike s;
+    s.kind = model::SpikeKind::netdev;
+    s.device = "eth7";
+    CHECK(links(plan_staged(s)) == "");
+    CHECK(plan_unstaged(s).loose.empty());
+    s.stage = 2;
+    Plan plan = plan_stage(site, 2);
+    plan += plan_staged(s);
+    REQUIRE(links(plan) == "bns00000002 bng00000002 eth7");
+    CHECK(plan.links[0].up == false);
+    CHECK(plan.links[1].up == false);
+    CHECK(plan.links[1].master == "bns00000002");
+    CHECK(std::holds_alternative<AdoptedKind>(plan.links[2].kind));
+    CHECK(plan.links[2].master == "bns00000002");
+    CHECK(plan.links[2].only_if_free);
+    CHECK_FALSE(plan.links[2].up.has_value());
+    // Two stages' VNIs are not the same, nor 0.
+    const auto vni = [](uint32_t n) { return std::get<VxlanKind>(plan_stage(site, n).links[1].kind).vni; };
+    CHECK(vni(1) == 0xfffffe);
+    CHECK(vni(2) == 0xfffffd);
+    const Plan loose = plan_unstaged(s);
+    CHECK(links(loose) == "");
+    REQUIRE(loose.loose.size() == 1);
+    CHECK(loose.loose[0].name == "eth7");
+    CHECK(loose.loose[0].master == "bns00000002");
+    CHECK(plan_stage_gone(2).absent == std::vector<std::string>{"bng00000002", "bns00000002"});
+    for (const auto& name : plan_stage_gone(2).absent) CHECK(model::is_own_device(name));
+    CHECK(model::is_own_device(model::headroom_device(1)));
+    Plan sum = loose;
+    sum += loose;
+    CHECK(sum.loose.size() == 2);
 }

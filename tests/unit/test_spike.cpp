@@ -44,6 +44,7 @@ Spike sample(SpikeState state = SpikeState::wired) {
     s.state = state;
     s.attachment = attachment();
     s.old_txqueuelen = 1000;
+    s.stage = 3;
     return s;
 }
 
@@ -129,6 +130,8 @@ TEST_CASE("spike: records that cannot be") {
         {"attachment", "x"},
         {"old_txqueuelen", -1},
         {"old_txqueuelen", int64_t{1} << 32},
+        {"stage", -1},
+        {"stage", "two"},
         {"attachment", Json()},
     };
     for (const auto& [member, value] : bad) {
