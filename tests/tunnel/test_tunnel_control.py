@@ -161,9 +161,9 @@ class Controllers(Base):
 
     def test_other_user(self) -> None:
         """Not even where the socket's mode would let it."""
-        words = ["/usr/bin/python3", "-c", "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); "
-                                       "s.connect(sys.argv[1]); s.send(b'{}'); sys.exit(0 if s.recv(100) else 3)",
-                 str(self.h1.socket)]
+        script = "import socket, sys; s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); " \
+            "s.connect(sys.argv[1]); s.send(b'{}'); sys.exit(0 if s.recv(100) else 3)"
+        words = ["/usr/bin/python3", "-c", script, str(self.h1.socket)]
         self.assertEqual(self.h1.socket.stat().st_mode & 0o777, 0o600)
         for mode, told in ((0o600, "PermissionError"), (0o666, "")):
             self.h1.socket.chmod(mode)
@@ -240,7 +240,7 @@ class Nonsense(Base):
                 "rekey_records": 1 << 27}
         null = os.open("/dev/null", os.O_RDWR)
         self.addCleanup(os.close, null)
-        with inside("h1"), udp("10.9.1.1", 4791, reuse=True) as one, socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream:
+        with inside("h1"), udp("10.9.1.1", 4791, reuse=True) as one, socket.socket() as stream:  # UDP, and TCP
             for fds in ([], [one.fileno()], [one.fileno()] * 3, [null, null], [one.fileno(), null],
                         [null, one.fileno()], [one.fileno(), stream.fileno()], [stream.fileno()] * 2):
                 with self.subTest(fds=fds), self.assertRaises(ControlError):

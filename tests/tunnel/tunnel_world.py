@@ -1,13 +1,14 @@
 """Namespaces for the tunnel's tests: nothing of a test outlives it, however it ends.
 
-Whoever imports this runs in a pid, mount and network namespace of its own: the interpreter is executed anew by
-`unshare --kill-child`, so that a killed test takes all that it started with it. /run and /tmp are its own, too.
+Whoever imports this runs in a pid, mount and network namespace of its own: the interpreter is started anew by
+`unshare --kill-child`, so that a killed test takes all that it started with it. /run is its own, too.
 """
 
 import contextlib
 import ctypes
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -25,14 +26,24 @@ T = TypeVar("T")
 
 
 def contain() -> None:
-    """Returns in namespaces of our own. A shell is their first process: it reaps, and lets signals end the test."""
+    """Returns in namespaces of our own only. A shell is their first process: it reaps, and lets signals end the test.
+    Outside, whoever is signalled or killed takes the namespaces along."""
     if os.environ.get(CONTAINED) == str(os.getppid()):
         return
     if os.geteuid() != 0:
         sys.exit("the tunnel's tests make namespaces and links: run them as root")
-    script = ('mount -t tmpfs run /run && mkdir /run/netns /run/tunnel && export ' + CONTAINED + '=$$ && "$@"; exit $?')
-    os.execvp("unshare", ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--net",
-                          "sh", "-c", script, "sh", *sys.orig_argv])
+    script = 'mount -t tmpfs run /run && mkdir /run/netns /run/tunnel && export ' + CONTAINED + '=$$ && "$@"; exit $?'
+    inner = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount",
+                              "--mount-proc", "--net", "sh", "-c", script, "sh", *sys.orig_argv])
+
+    def end(number: int, _: object) -> None:
+        inner.kill()
+        os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, end)
+    status = inner.wait()
+    os._exit(status if status >= 0 else 128 - status)
 
 
 contain()
