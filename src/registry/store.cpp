@@ -31,6 +31,11 @@ std::string column_text(sqlite3_stmt* statement, int index) {
 void Store::Close::operator()(sqlite3* db) const { sqlite3_close_v2(db); }
 void Store::Close::operator()(sqlite3_stmt* statement) const { sqlite3_finalize(statement); }
 
+void Store::Rewind::operator()(sqlite3_stmt* statement) const {
+    sqlite3_reset(statement);  // its result is that of the last step, which was looked at
+    sqlite3_clear_bindings(statement);
+}
+
 Error Store::cause() const {
     const bool locked = sqlite3_errcode(db_.get()) == SQLITE_BUSY;
     return {locked ? Errc::busy : Errc::failed, sqlite3_errmsg(db_.get())};
@@ -72,13 +77,19 @@ Result<Store> Store::open(const std::string& path) {
     return store;
 }
 
-Result<Store::Statement> Store::prepare(const char* sql, const std::string& kind, const std::string& key) {
-    sqlite3_stmt* raw = nullptr;
-    if (sqlite3_prepare_v2(db_.get(), sql, -1, &raw, nullptr) != SQLITE_OK) return error("prepare statement");
-    Statement statement(raw);
-    const int parameters = sqlite3_bind_parameter_count(raw);
-    if (parameters >= 1) TRY(bind_text(raw, 1, kind));
-    if (parameters >= 2) TRY(bind_text(raw, 2, key));
+Result<Store::Statement> Store::prepare(std::string_view sql, const std::string& kind, const std::string& key) {
+    auto& kept = statements_[sql];
+    if (!kept) {
+        sqlite3_stmt* raw = nullptr;
+        if (sqlite3_prepare_v3(db_.get(), sql.data(), static_cast<int>(sql.size()), SQLITE_PREPARE_PERSISTENT, &raw,
+                               nullptr) != SQLITE_OK)
+            return error("prepare statement");
+        kept.reset(raw);
+    }
+    Statement statement(kept.get());
+    const int parameters = sqlite3_bind_parameter_count(kept.get());
+    if (parameters >= 1) TRY(bind_text(kept.get(), 1, kind));
+    if (parameters >= 2) TRY(bind_text(kept.get(), 2, key));
     return statement;
 }
 
@@ -107,8 +118,8 @@ Result<std::optional<Record>> Store::get(const std::string& kind, const std::str
     return std::optional<Record>(Record{key, sqlite3_column_int64(statement.get(), 0), std::move(*document)});
 }
 
-Result<int64_t> Store::write(const char* operation, const char* sql, const std::string& kind, const std::string& key,
-                             const Json& document, int64_t expected) {
+Result<int64_t> Store::write(const char* operation, std::string_view sql, const std::string& kind,
+                             const std::string& key, const Json& document, int64_t expected) {
     const std::string what = fmt::format("{} {} {}", operation, kind, key);
     const std::string text = document.dump();
     if (text.size() > json_max_bytes)  // it could not be read again, nor anything else of its kind be listed

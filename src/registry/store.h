@@ -13,6 +13,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <unordered_map>
 #include <vector>
 
 #include "base/json.h"
@@ -48,17 +50,21 @@ private:
         void operator()(sqlite3* db) const;
         void operator()(sqlite3_stmt* statement) const;
     };
-    using Statement = std::unique_ptr<sqlite3_stmt, Close>;
+    struct Rewind {
+        void operator()(sqlite3_stmt* statement) const;
+    };
+    using Statement = std::unique_ptr<sqlite3_stmt, Rewind>;  // borrowed; one at a time of each text
 
     explicit Store(std::unique_ptr<sqlite3, Close> db) : db_(std::move(db)) {}
     Status execute(const char* sql);
-    Result<Statement> prepare(const char* sql, const std::string& kind, const std::string& key);
-    Result<int64_t> write(const char* operation, const char* sql, const std::string& kind, const std::string& key,
+    Result<Statement> prepare(std::string_view sql, const std::string& kind, const std::string& key);  // sql: a literal
+    Result<int64_t> write(const char* operation, std::string_view sql, const std::string& kind, const std::string& key,
                           const Json& document, int64_t expected);
     Error cause() const;  // of the last failure
     Error error(const std::string& what) const;
 
     std::unique_ptr<sqlite3, Close> db_;
+    std::unordered_map<std::string_view, std::unique_ptr<sqlite3_stmt, Close>> statements_;  // by text; parsed once
 };
 
 }  // namespace banana::registry
