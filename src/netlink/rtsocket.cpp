@@ -6,8 +6,10 @@
 // `messages_per_send` go out before their answers are taken, which is far below `receive_buffer`.
 #include "netlink/rtsocket.h"
 
+#include <net/if.h>
 #include <netlink/netlink.h>
 #include <netlink/socket.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -100,6 +102,15 @@ Result<Socket> Socket::open() {
     set_option(fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);  // errors do not echo the request
     set_option(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1);
     return Socket(std::move(socket));
+}
+
+Result<uint32_t> Socket::index(const std::string& name) {
+    const std::string what = "find " + printable(name);
+    if (auto why = bad_name(name)) return Error(Errc::invalid, what + ": " + *why);
+    ifreq wanted{};
+    std::memcpy(wanted.ifr_name, name.c_str(), name.size() + 1);
+    if (::ioctl(fd_, SIOCGIFINDEX, &wanted) == 0) return static_cast<uint32_t>(wanted.ifr_ifindex);
+    return errno == ENODEV ? Error(Errc::not_found, what + ": No such device") : errno_error(errno, what);
 }
 
 Status Socket::request(const Request& request) { return batch({&request, 1})[0]; }

@@ -44,6 +44,9 @@ public:
     std::vector<Status> batch(std::span<const Request> requests);
     Status sequence(std::span<const Request> requests);
 
+    // A device's index, by the one system call that takes no lock. Errors: not_found.
+    Result<uint32_t> index(const std::string& name);
+
     // Called with each message that the kernel answers besides the acknowledgement, and the request's place in the
     // span.
     using OnReply = std::function<void(size_t index, const nlmsghdr& reply)>;

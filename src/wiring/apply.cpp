@@ -2,7 +2,6 @@
 // restore (a deleted link) is planned last for that reason.
 
 #include <fmt/format.h>
-#include <net/if.h>
 
 #include <algorithm>
 
@@ -132,10 +131,10 @@ Result<Engine::Undo> Engine::apply(const MakeLink& step) {
         TRY_SET(master, ifindex(step.want.master));
     }
     const auto remove = [this, name = step.want.name]() -> Status {
-        const uint32_t index = if_nametoindex(name.c_str());
-        indexes_.erase(name);
+        const auto index = socket_.index(name);
+        forget_name(name);
         TRY(socket_.request(netlink::delete_link(name)));
-        if (index != 0) link_gone(index);
+        if (index) link_gone(*index);
         return {};
     };
     const bool is_tap = std::holds_alternative<TapKind>(step.want.kind);
@@ -145,14 +144,14 @@ Result<Engine::Undo> Engine::apply(const MakeLink& step) {
     if (!is_tap)
         TRY(socket_.request(requests.front()));  // EEXIST is about somebody else's link (or VNI): that one stays
     // Asked of the kernel now, as an index remembered under this name may be of a link that is gone.
-    const uint32_t index = if_nametoindex(step.want.name.c_str());
-    Status made = index != 0 ? attach_made(index, step.ports) : errno_error(errno, "find " + step.want.name);
+    const auto index = socket_.index(step.want.name);
+    Status made = index ? attach_made(*index, step.ports) : index.error();
     if (made) made = socket_.sequence(std::span(requests).subspan(is_tap ? 0 : 1));
     if (!made) {
         (void)remove();
         return made.error();
     }
-    indexes_[step.want.name] = index;
+    remember(step.want.name, *index);
     return Undo(remove);
 }
 

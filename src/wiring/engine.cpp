@@ -28,7 +28,7 @@ Result<Engine> Engine::open(const EngineOptions& options) {
 Result<uint32_t> Engine::ifindex(const std::string& device) {
     if (const auto it = indexes_.find(device); it != indexes_.end()) return it->second;
     TRY_SET(const auto link, netlink::link(socket_, device));
-    indexes_[device] = link.index;
+    remember(device, link.index);
     return link.index;
 }
 
@@ -44,8 +44,32 @@ Status Engine::let_go(const std::string& device) {
     return crossconnect_.forget(*index);
 }
 
+void Engine::remember(const std::string& device, uint32_t index) {
+    const auto known = indexes_.find(device);
+    if (known != indexes_.end() && known->second == index) return;
+    forget_name(device);
+    indexes_[device] = index;
+    names_.emplace(index, device);
+}
+
+void Engine::forget_name(const std::string& device) {
+    const auto known = indexes_.find(device);
+    if (known == indexes_.end()) return;
+    const auto [first, last] = names_.equal_range(known->second);
+    const auto it = std::find_if(first, last, [&](const auto& entry) { return entry.second == device; });
+    if (it != last) names_.erase(it);
+    indexes_.erase(known);
+}
+
+void Engine::forget_names() {
+    indexes_.clear();
+    names_.clear();
+}
+
 void Engine::link_gone(uint32_t index) {
-    std::erase_if(indexes_, [&](const auto& entry) { return entry.second == index; });
+    const auto [first, last] = names_.equal_range(index);
+    for (auto it = first; it != last; ++it) indexes_.erase(it->second);
+    names_.erase(first, last);
     // An index that is used again must inherit nothing; a device that was never a port has nothing to forget.
     (void)crossconnect_.forget(index);
 }
@@ -55,10 +79,10 @@ Status Engine::observe_links(const std::vector<std::string>& names, Observed& ob
     const auto found = netlink::links_of(socket_, refs);
     for (size_t i = 0; i < names.size(); ++i) {
         if (found[i]) {
-            indexes_[names[i]] = found[i]->index;
+            remember(names[i], found[i]->index);
             observed.links[names[i]] = *found[i];
         } else if (found[i].error().code() == Errc::not_found) {
-            indexes_.erase(names[i]);
+            forget_name(names[i]);
         } else {
             return found[i].error();
         }
@@ -153,7 +177,7 @@ Result<std::vector<std::string>> Engine::sweep(const Plan& everything) {
         }
         doomed.push_back(link.index);
         removed.push_back(link.name);
-        indexes_.erase(link.name);
+        forget_name(link.name);
         if (tunnel_ != nullptr)
             if (const auto connector = model::tunnel_connector(link.name)) tunnel_->unwant(*connector);
     }

@@ -46,7 +46,7 @@ public:
     bool remembers(const std::string& device) const { return indexes_.contains(device); }
     Result<uint32_t> ifindex(const std::string& device);  // from memory, else from the kernel
     void link_gone(uint32_t index);                       // the kernel says so: forgets all of it
-    void forget_names() { indexes_.clear(); }             // events were lost
+    void forget_names();                                  // events were lost
 
     // Whether this process' program, of whatever means, is at the port.
     Result<bool> attached(xconnect::PortKey port);
@@ -84,7 +84,10 @@ private:
     VxlanFilter filter_;
     bool shares_blocks_;         // false: open() was told how to attach
     std::set<VxlanPeer> peers_;  // what the filter holds
+    void remember(const std::string& device, uint32_t index);
+    void forget_name(const std::string& device);
     std::unordered_map<std::string, uint32_t> indexes_;
+    std::unordered_multimap<uint32_t, std::string> names_;  // the same by index; a renamed link may have two
     TunnelSink* tunnel_ = nullptr;
 };
 
