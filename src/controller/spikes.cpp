@@ -37,6 +37,7 @@ Status Spikes::load() {
     }));
     table_.each([&](const Spike& spike) {
         if (!spike.device.empty()) by_device_[spike.device] = spike.key;
+        by_name_.emplace(spike.name, spike.key);
     });
     return {};
 }
@@ -44,7 +45,12 @@ Status Spikes::load() {
 Status Spikes::save(const Spike& spike) {
     const Spike* old = table_.find(spike.key);
     const std::string device = old != nullptr ? old->device : "";
+    const std::string name = old != nullptr ? old->name : "";
     TRY(table_.save(spike.key, spike));
+    if (name != spike.name) {
+        by_name_.erase({name, spike.key});
+        by_name_.emplace(spike.name, spike.key);
+    }
     const auto mapped = by_device_.find(device);
     if (device != spike.device && mapped != by_device_.end() && mapped->second == spike.key) by_device_.erase(mapped);
     if (!spike.device.empty()) by_device_[spike.device] = spike.key;
@@ -52,9 +58,12 @@ Status Spikes::save(const Spike& spike) {
 }
 
 Status Spikes::erase(const std::string& key) {
-    if (const Spike* old = table_.find(key))
-        if (owns_device(*old)) by_device_.erase(old->device);
-    return table_.erase(key);
+    const Spike* old = table_.find(key);
+    const Spike was = old != nullptr ? *old : Spike{};
+    TRY(table_.erase(key));
+    if (owns_device(was)) by_device_.erase(was.device);
+    by_name_.erase({was.name, key});
+    return {};
 }
 
 // libvirt uses tap names again; an older record may still bear one that is another Spike's now.
@@ -92,11 +101,8 @@ wiring::Plan Spikes::plan() const {
 }
 
 const Spike* Spikes::by_name(const std::string& name) const {
-    const Spike* found = nullptr;
-    table_.each([&](const Spike& spike) {
-        if (spike.name == name) found = &spike;
-    });
-    return found;
+    const auto it = by_name_.lower_bound({name, ""});
+    return it == by_name_.end() || it->first != name ? nullptr : table_.find(it->second);
 }
 
 const Spike* Spikes::by_device(const std::string& device) const {
@@ -226,7 +232,7 @@ Async<void> Spikes::build(Spike spike, Json grant) {
     co_return built;
 }
 
-Async<void> Spikes::attach(std::string key, std::string device) {
+Async<void> Spikes::attach(std::string key, std::string device, bool realised) {
     const Spike* known = table_.find(key);
     if (known == nullptr || !known->attachment)
         co_return Error(Errc::not_found, fmt::format("Spike {}: nothing was built for it", key));
@@ -239,7 +245,11 @@ Async<void> Spikes::attach(std::string key, std::string device) {
     }
     if (spike.state == SpikeState::built) CO_TRY(spike.move(SpikeState::wired));
     CO_TRY(save(spike));
-    CO_TRY(node_.engine.realise(wiring::plan_spike(node_.site(), spike)).context("attach Spike " + spike.name));
+    // The plan is build()'s. A device that went, or came back, since then is not remembered: it is looked for again.
+    const std::string far = attachment.far_device();
+    const auto stands = [&](const std::string& name) { return name.empty() || node_.engine.remembers(name); };
+    if (!realised || !stands(device) || !stands(far))
+        CO_TRY(node_.engine.realise(wiring::plan_spike(node_.site(), spike)).context("attach Spike " + spike.name));
     if (attachment.half.format != Format::native) co_return Status();
     Json params = Json::object({{"spike", spike.key}, {"epoch", attachment.half.epoch}, {"device", device}});
     const auto reply = co_await node_.call(attachment.corm_host, "wire.attach", params);

@@ -41,8 +41,8 @@ public:
     // Builds the Spike's wire; `spike` says who it is (all but state and attachment). With a grant: a standby wire of
     // an incoming guest. The caller holds the Spike's lock.
     Async<void> build(model::Spike spike, Json grant = {});
-    // Its device is there: cross-connects it. The caller holds the lock.
-    Async<void> attach(std::string key, std::string device);
+    // Its device is there: cross-connects it. The caller holds the lock. `realised`: build() had that device already.
+    Async<void> attach(std::string key, std::string device, bool realised = false);
     // The wire is given up on both sides. `forget`: the record goes as well. The caller holds the lock.
     Async<void> release(std::string key, bool forget);
     asio::awaitable<KeyLock::Guard> lock(const std::string& key) { return node_.locks.acquire("spike:" + key); }
@@ -74,8 +74,10 @@ private:
     Corms& corms_;
     Wires& wires_;
     Status erase(const std::string& key);
-    registry::Table<model::Spike> table_;           // by key
-    std::map<std::string, std::string> by_device_;  // device -> key, derived from the table
+    registry::Table<model::Spike> table_;  // by key
+    // Derived from the table, so that a request does not have to go through all Spikes.
+    std::map<std::string, std::string> by_device_;           // device -> key
+    std::set<std::pair<std::string, std::string>> by_name_;  // (name, key)
 };
 
 }  // namespace banana::controller

@@ -243,7 +243,7 @@ Async<Json> Spikes::connect(Json params) {
         co_return Error(Errc::exists, fmt::format("Spike {} is wired to Corm {} already; banana disconnect it first",
                                                   spike.name, known->corm));
     CO_TRY(co_await build(spike));
-    const Status attached = co_await attach(key, spike.device);
+    const Status attached = co_await attach(key, spike.device, spike.kind == SpikeKind::netdev);
     if (!attached) {
         (void)co_await release(key, false);
         co_return attached.error();
