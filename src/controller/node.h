@@ -31,8 +31,8 @@ public:
 
     model::Host self() const;
     Result<model::Host> host(const std::string& name) const;  // unreachable: a peer that is not up
-    void refresh_underlay();       // looks at the underlay's device again, and tells the peers what is new
-    void tell_abilities();         // to the peers, if they are new
+    void refresh_underlay();  // looks at the underlay's device again, and tells the peers what is new
+    void tell_abilities();    // to the peers, if they are new
     void peer_changed(const std::string& name);
     bool records_ignored = false;  // some could not be read: what they stand for must not be swept away
 
