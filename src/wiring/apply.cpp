@@ -29,6 +29,7 @@ netlink::Requests tap_requests(const LinkWant& want) {
     netlink::LinkChange change;
     change.alias = want.alias;
     change.mtu = want.mtu;
+    if (want.txqueuelen != 0) change.txqueuelen = want.txqueuelen;
     change.up = want.up;
     netlink::Requests steps;
     steps.push_back(netlink::disable_ipv6(want.name));

@@ -106,9 +106,9 @@ class BadDomainTest(unittest.TestCase):
         said = self.refuse("bad", r"wire format vxlan", r"allows: native", host="hv2")
         self.assertRegex(said, r"line \d+: <banana:spike interface='net0'")
 
-    def test_metadata_with_a_format_that_does_not_exist_here(self) -> None:
-        self.define(with_metadata(Vm("bad", [LAB_NIC]), "<banana:spike interface='net0' wire='dtls'/>"), "hv2")
-        self.refuse("bad", r"wire format dtls", r"can build: native, vxlan", host="hv2")
+    def test_metadata_with_a_format_that_cannot_be_built_from_there(self) -> None:
+        self.define(with_metadata(Vm("bad", [LAB_NIC]), "<banana:spike interface='net0' wire='native'/>"), "hv2")
+        self.refuse("bad", r"a native wire joins", r"the Spike is on hv2, the Corm on hv1", host="hv2")
 
     # ---- One thing claimed twice -------------------------------------------------------------------------------------
 
