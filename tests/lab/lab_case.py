@@ -29,7 +29,8 @@ from lab_base import namespaced_pid
 
 PATIENCE = 60.0  # for what takes a second on an idle machine
 OWN_DEVICE = re.compile(r"bn[a-z][0-9a-f]{8}")
-CORM_DEVICES = ("bnb", "bnh")  # its bridge, and what is in that for headroom
+# Stay as long as a Corm does: its bridge, and what is in that for headroom; as an adopted netdev: its stage, likewise.
+LASTING_DEVICES = ("bnb", "bnh", "bns", "bng")
 ENDPOINT = "bne"
 SPIKE_ATTRIBUTES = ("interface", "name", "home", "corm", "epoch", "uuid", "mac")
 
@@ -102,7 +103,7 @@ class LabCase(unittest.TestCase):
         """Banana's devices on a host, but those that stay as long as the Corm or the endpoint does."""
         links = json.loads(self.lab.exec(host, "ip", "-j", "link").stdout)
         return sorted(link["ifname"] for link in links
-                      if OWN_DEVICE.fullmatch(link["ifname"]) and not link["ifname"].startswith(CORM_DEVICES))
+                      if OWN_DEVICE.fullmatch(link["ifname"]) and not link["ifname"].startswith(LASTING_DEVICES))
 
     def await_nothing_left(self, *names: str) -> None:
         """No host has a Spike or a wire of these names, nor any device of a wire."""
