@@ -27,6 +27,7 @@ usr/share/banana/schemas/types.rng 644
 usr/share/doc/banana/README.md 644
 usr/share/doc/banana/architecture.md 644
 usr/share/doc/banana/bananad.toml.example 644
+usr/share/doc/banana/dtls-wire.md 644
 usr/share/doc/banana/manual.md 644
 """
 
