@@ -42,6 +42,7 @@ struct Association {
     bool dialled = false;
     std::string expected;  // dialled: the host that was meant
     std::string peer, cipher, why;
+    size_t overhead = 0;    // once up: bytes of a sealed record besides its plaintext
     pki::Verdict verdict;   // what OpenSSL found wrong with the peer's certificate
     std::string objection;  // what we did
     int alert = -1;         // the last that came, but for close_notify

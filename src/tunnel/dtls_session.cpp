@@ -9,8 +9,9 @@
 // handshaking: nothing is sealed or opened. up: the peer is known. closed: nothing is sent any more.
 //
 // Why nothing that comes by datagram can end a session that is up, unless its peer sealed it: a record reaches OpenSSL
-// only when it is of the epoch that is encrypted, and OpenSSL drops what does not authenticate. During the handshake
-// records are clear text, and who can forge a datagram to the session can end that attempt; it is begun again.
+// only when it is of the epoch that is encrypted and has room for a tag, and OpenSSL drops what does not authenticate
+// (but for one that is too short, which ends the association: up to 3.0.19 at least). During the handshake records are
+// clear text, and who can forge a datagram to the session can end that attempt; it is begun again.
 //
 // OpenSSL's retransmission timer runs by the wall clock. Our own due times and the deadline are monotonic: a step of
 // the clock may delay or hasten one retransmission, or cost the attempt its ten seconds, and no more than that.
@@ -30,7 +31,7 @@ using State = Session::State;
 constexpr uint16_t sealed_epoch = 1;  // there is no renegotiation: epoch 0 is the handshake's, 1 all the rest
 constexpr unsigned early_max = 32;    // of those that OpenSSL keeps until the key is known, each in 16 KB
 constexpr size_t plain_max = SSL3_RT_MAX_PLAIN_LENGTH;
-constexpr size_t overhead_min = RecordHeader::bytes + 16;
+constexpr size_t overhead_min = RecordHeader::bytes + 16;  // ChaCha20-Poly1305's, the smaller (RFC 7905)
 
 const std::string aes_name = "AES-128-GCM", chacha_name = "CHACHA20-POLY1305";
 
@@ -58,7 +59,9 @@ Status admit(Association& a) {
     const auto id = SSL_CIPHER_get_id(SSL_get_current_cipher(a.ssl.get()));
     if (id != TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 && id != TLS1_CK_ECDHE_ECDSA_WITH_CHACHA20_POLY1305)
         return Error(Errc::refused, "a cipher that was not offered");
-    a.cipher = id == TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 ? aes_name : chacha_name;
+    const bool aes = id == TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
+    a.cipher = aes ? aes_name : chacha_name;
+    a.overhead = aes ? record_overhead : overhead_min;
     a.peer = info.host;
     return {};
 }
@@ -66,7 +69,7 @@ Status admit(Association& a) {
 // Feeds one record, in the clear or not, to the handshake.
 void feed_handshake(Association& a, std::span<const uint8_t> record, const RecordHeader& header) {
     if (header.type == ContentType::application || header.epoch > sealed_epoch) return;
-    if (header.epoch == sealed_epoch && ++a.early > early_max) return;
+    if (header.epoch == sealed_epoch && (record.size() < overhead_min || ++a.early > early_max)) return;
     a.heard = true;
     a.link.in = record;
     advance(a);
@@ -164,7 +167,8 @@ void Session::on_handshake(std::span<const uint8_t> records, Sink& sink) {
         records = records.subspan(header->record_bytes);
         if (a.state == State::handshaking) {
             feed_handshake(a, record, *header);
-        } else if (!a.dialled && header->epoch == sealed_epoch && header->type == ContentType::handshake) {
+        } else if (!a.dialled && header->epoch == sealed_epoch && header->type == ContentType::handshake &&
+                   record.size() >= a.overhead) {
             // The listener's end spoke last. A Finished that comes again says that its own was lost: OpenSSL repeats
             // it.
             feed_other(a, record);
@@ -183,6 +187,10 @@ size_t Session::open(std::span<const uint8_t> record, std::span<uint8_t> plain, 
         case ReplayWindow::Place::fresh: break;
         case ReplayWindow::Place::replayed: refusal = Refusal::replayed; return 0;
         case ReplayWindow::Place::too_old: refusal = Refusal::too_old; return 0;
+    }
+    if (record.size() < a.overhead) {  // not even room for a tag: not for OpenSSL's eyes, see above
+        refusal = Refusal::forged;
+        return 0;
     }
     a.link.sink = &sink;
     if (header->type == ContentType::application) [[likely]] {

@@ -302,10 +302,11 @@ class Lab:
 
     def kill_daemon(self, host: str, program: str, number: signal.Signals = signal.SIGTERM,
                     timeout: float = 20) -> None:
-        """Ends a daemon of a host and waits until it is gone."""
-        for pid in self.pids(host, program):
+        """Ends a daemon of a host and waits until it is gone; another may have been started in its place by then."""
+        ended = set(self.pids(host, program))
+        for pid in ended:
             _kill(pid, number)
-        wait_until(lambda: not self.pids(host, program), timeout, f"{program} on {host} to end")
+        wait_until(lambda: ended.isdisjoint(self.pids(host, program)), timeout, f"{program} on {host} to end")
 
     # ---- programs ------------------------------------------------------------------------------------------------
 
