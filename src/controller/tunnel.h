@@ -83,6 +83,7 @@ private:
     asio::awaitable<Result<void>> learn_peers();
     Result<std::shared_ptr<TunnelChannel>> connect();
     Status start_process();
+    asio::awaitable<void> outlive(Fd pidfd);
     bool starts_process() const;
     bool is_starting();
     void to(State next, const std::string& problem);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <asio/posix/stream_descriptor.hpp>
 #include <asio/redirect_error.hpp>
 #include <asio/use_awaitable.hpp>
 #include <csignal>
@@ -188,9 +189,21 @@ Status Tunnel::start_process() {
                                              levels[static_cast<size_t>(config_.log_level)]};
     TRY_SET(process_, TunnelProcess::start(arguments, log_));
     process_started_ns_ = monotonic_ns();
+    rpc::spawn(io_.get_executor(), outlive(Fd(::dup(process_->pidfd().get()))), "banana-tunneld's end");
     if (lost_ns_ == 0) begin_grace();  // a guest that is started with the host is not refused for these moments
     log::info("tunnel: started {} as process {}", program, process_->pid());
     return {};
+}
+
+// A process that ends closes its connection first, and may take its time for the rest. Its end itself is what another
+// is started for; one that ended soon waits for its turn in run().
+asio::awaitable<void> Tunnel::outlive(Fd pidfd) {
+    asio::posix::stream_descriptor process(io_, pidfd.release());
+    const int64_t started_ns = process_started_ns_;
+    asio::error_code error;
+    co_await process.async_wait(asio::posix::stream_descriptor::wait_read,
+                                asio::redirect_error(asio::use_awaitable, error));
+    if (!error && std::chrono::nanoseconds(monotonic_ns() - started_ns) > starting) pause_.cancel();
 }
 
 asio::awaitable<Result<void>> Tunnel::join() {

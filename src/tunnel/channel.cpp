@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/log.h"
 
@@ -74,8 +75,19 @@ void Channel::rekey(int64_t now) {
 void Channel::adopt(std::unique_ptr<Live> accepted) {
     accepted->channel = this;
     accepted->up_since = monotonic_ns();
+    make_room(accepted->up_since);
     lives_.push_back(std::move(accepted));
     // Sending by it waits for its first record, see opened().
+}
+
+// How many sessions a peer begins is its own choice; how many are kept is ours.
+void Channel::make_room(int64_t now) {
+    if (lives_.size() < sessions_max) return;
+    const auto oldest = std::find_if(lives_.begin(), lives_.end(),
+                                     [&](const auto& live) { return live.get() != current_ && live->up(); });
+    if (oldest == lives_.end()) return;
+    (*oldest)->session->close(**oldest);
+    sweep(now);
 }
 
 void Channel::handshake(Live& live, std::span<const uint8_t> records, int64_t now) {
@@ -87,6 +99,7 @@ void Channel::handshake(Live& live, std::span<const uint8_t> records, int64_t no
 // A session that this end dialled.
 void Channel::went_up(Live& live, int64_t now) {
     live.up_since = live.last_opened = now;
+    next_dial_ = now + dial_pause_;
     make_current(&live, now);
     live.greet(now);
 }
@@ -128,9 +141,11 @@ void Channel::sweep(int64_t now) {
         const std::string why = live.session->why_closed();
         for (size_t r = 0; r < refused_.size(); r++) refused_[r] += live.refused[r];
         if (current_ == &live) {
-            Live* other = nullptr;
+            Live* other =
+                nullptr;  // the one that was heard last: the peer may have been started again since the others
             for (const auto& l : lives_)
-                if (l.get() != &live && l->up() && (other == nullptr || l->up_since > other->up_since)) other = l.get();
+                if (l.get() != &live && l->up() && (other == nullptr || l->last_opened > other->last_opened))
+                    other = l.get();
             make_current(other, now);
             // What was closed as soon as it was up (by a host that does not know us yet, say) would be so again.
             const bool lasted = now - live.up_since > dial_max_ns;
@@ -154,6 +169,13 @@ void Channel::tick(int64_t now) {
         if (dialling() == nullptr && now >= next_dial_) dial(now);
         return;
     }
+    const bool in_doubt = current_->in_doubt(now);
+    if (in_doubt && dialling() == nullptr && now >= next_dial_) {
+        dial_pause_ = std::min(dial_pause_ * 2, dial_max_ns);  // of what is up, and soon in doubt again
+        dial(now);
+        return;
+    }
+    if (!in_doubt && now - current_->up_since > dial_max_ns) dial_pause_ = dial_first_ns;
     const auto& limits = host_.rekey_limits();
     // The end that was dialled waits a little longer, or both would rekey at once.
     const int64_t age = current_->session->dialled() ? limits.age_ns : limits.age_ns + limits.age_ns / 16;
@@ -173,6 +195,16 @@ int64_t Channel::due(int64_t now) const {
 
 void Channel::note_refusal(const std::string& why) {
     if (current_ == nullptr) set(ChannelState::connecting, why);
+}
+
+void Channel::note_foreign(uint32_t connector, const std::string& owner, int64_t now) {
+    constexpr int64_t pause_ns = 1'000'000'000;
+    foreign_++;
+    if (foreign_logged_ != 0 && now - foreign_logged_ < pause_ns) return;
+    foreign_logged_ = now;
+    log::warning("tunnel to {}: dropped its frame for wire {}, which is host '{}'s; {} such frames so far", name_,
+                 hex32(connector), owner, foreign_);
+    host_.changed(*this);
 }
 
 uint64_t Channel::moved() const {

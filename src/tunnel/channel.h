@@ -5,6 +5,9 @@
 // that opens (so that the dialler is known to be up too). A rekey is no more than that: a new session beside the old
 // one. One that is superseded is closed after it has been silent for drain_ns, so both ends may disagree for a while
 // which is current, and nothing is lost. When a session dies, another is current or a new one is dialled at once.
+// A peer that was killed says nothing: as soon as the current session's pings stay unanswered (Live::in_doubt), one is
+// dialled beside it, long before it is given up. So either end finds a peer that was started again, even if the other
+// cannot dial. A peer may have sessions_max at a time; the oldest that is not current makes room.
 //
 //   connecting ---a session is up---> up ---the last one died or was closed---> connecting
 //
@@ -48,6 +51,7 @@ class Channel {
 public:
     static constexpr int64_t drain_ns = 3'000'000'000;
     static constexpr int64_t dial_first_ns = 200'000'000, dial_max_ns = 5'000'000'000;
+    static constexpr size_t sessions_max = 8;
 
     Channel(ChannelHost& host, std::string name, const Endpoint& address);
     ~Channel();
@@ -69,6 +73,9 @@ public:
     void rekey(int64_t now);
     void dial(int64_t now);
     void note_refusal(const std::string& why);  // of a session that the peer dialled
+    // A frame of the peer's for a wire that is `owner`'s ("": a host that is no peer any more). Dropped, and told.
+    void note_foreign(uint32_t connector, const std::string& owner, int64_t now);
+    uint64_t foreign() const { return foreign_; }
     uint64_t moved() const;
 
 private:
@@ -76,6 +83,7 @@ private:
     void make_current(Live* live, int64_t now);
     void set(ChannelState state, const std::string& reason);
     void sweep(int64_t now);
+    void make_room(int64_t now);
     Live* dialling() const;
 
     ChannelHost& host_;
@@ -87,6 +95,8 @@ private:
     std::string reason_;
     int64_t next_dial_ = 0, dial_pause_ = dial_first_ns;
     uint64_t rekeys_ = 0;
+    uint64_t foreign_ = 0;
+    int64_t foreign_logged_ = 0;
     std::array<uint64_t, static_cast<size_t>(Refusal::count_)> refused_{};
 };
 

@@ -106,7 +106,7 @@ public:
 
     // Handshake retransmission: when on_timer() is due, as monotonic ns; 0: not at all.
     int64_t timer_due() const;
-    void on_timer(Sink& sink);          // retransmits; gives up after `handshake_deadline`
+    void on_timer(Sink& sink);          // retransmits; gives up after `handshake_deadline` or `handshake_silence`
     void close(Sink& sink);             // says so to the peer (close_notify), once
     void fail(const std::string& why);  // closed without a word
 
@@ -120,6 +120,8 @@ inline constexpr size_t handshake_datagram_min = 256;
 inline constexpr int64_t handshake_first_retry_ns = 250'000'000;  // doubles up to:
 inline constexpr int64_t handshake_retry_max_ns = 1'000'000'000;
 inline constexpr int64_t handshake_deadline_ns = 10'000'000'000;
+// From the last flight that brought it on: the other end was started again meanwhile, and knows nothing of it.
+inline constexpr int64_t handshake_silence_ns = 4'000'000'000;
 
 // The side that is dialled, before there is a session. One a lane; holds one scratch association whatever comes.
 class Listener {

@@ -52,6 +52,7 @@ struct Association {
     uint64_t sealed_max = uint64_t{1} << 36;
     unsigned early = 0;              // records that came encrypted before the handshake was done
     int64_t started = 0, timer = 0;  // monotonic ns
+    int64_t answered = 0;            // when a flight last brought the handshake on; 0: not yet
     bool heard = false;              // anything at all
 };
 

@@ -29,7 +29,7 @@ namespace {
 using State = Session::State;
 
 constexpr uint16_t sealed_epoch = 1;  // there is no renegotiation: epoch 0 is the handshake's, 1 all the rest
-constexpr unsigned early_max = 32;    // of those that OpenSSL keeps until the key is known, each in 16 KB
+constexpr unsigned early_max = 8;     // of those that OpenSSL keeps until the key is known, each in 16 KB
 constexpr size_t plain_max = SSL3_RT_MAX_PLAIN_LENGTH;
 constexpr size_t overhead_min = RecordHeader::bytes + 16;  // ChaCha20-Poly1305's, the smaller (RFC 7905)
 
@@ -42,9 +42,15 @@ unsigned on_timer_length(SSL*, unsigned previous) {
     return previous == 0 ? first : std::min(previous * 2, most);
 }
 
+// When the attempt is given up.
+int64_t handshake_end(const Association& a) {
+    const int64_t deadline = a.started + handshake_deadline_ns;
+    return a.answered == 0 ? deadline : std::min(deadline, a.answered + handshake_silence_ns);
+}
+
 void read_timer(Association& a) {
     timeval left{};
-    a.timer = a.started + handshake_deadline_ns;
+    a.timer = handshake_end(a);
     if (DTLSv1_get_timeout(a.ssl.get(), &left) == 1)
         a.timer = std::min(a.timer, monotonic_ns() + left.tv_sec * 1'000'000'000 + left.tv_usec * 1'000);
 }
@@ -72,8 +78,12 @@ void feed_handshake(Association& a, std::span<const uint8_t> record, const Recor
     if (header.epoch == sealed_epoch && (record.size() < overhead_min || ++a.early > early_max)) return;
     a.heard = true;
     a.link.in = record;
+    const uint64_t written = a.link.written;
     advance(a);
     a.link.in = {};
+    if (a.link.written == written || a.state != State::handshaking) return;
+    a.answered = monotonic_ns();
+    read_timer(a);
 }
 
 // Feeds an encrypted record that is no data to a session that is up: an alert, or a straggler of its handshake.
@@ -237,12 +247,14 @@ void Session::on_timer(Sink& sink) {
     Association& a = *association_;
     const int64_t now = monotonic_ns();
     if (a.state != State::handshaking || now < a.timer) return;
-    if (now >= a.started + handshake_deadline_ns) {
-        constexpr int64_t second = 1'000'000'000;
+    constexpr int64_t second = 1'000'000'000;
+    if (now >= a.started + handshake_deadline_ns)
         return set_state(a, State::closed,
                          fmt::format("{} within {} s", a.heard ? "handshake not finished" : "no answer",
                                      handshake_deadline_ns / second));
-    }
+    if (now >= handshake_end(a))
+        return set_state(a, State::closed,
+                         fmt::format("the handshake was left unanswered for {} s", handshake_silence_ns / second));
     a.link.sink = &sink;
     ERR_clear_error();
     // A path that has lost one datagram may lose the next: what is repeated goes out doubled. With 30 of 100 lost, half

@@ -31,7 +31,10 @@ void watch(int epoll, int fd, void* mark) {
 // Of a batch of datagrams; what does not fit makes the run of frames end earlier.
 constexpr size_t plain_bytes = 8 * Live::plain_max;
 constexpr size_t listener_datagram_bytes = PathMtu::floor_bytes - 48 - handshake_header_bytes;
-// What a tap of ours hands over and takes: everything. Whether UDP segmentation is part of it (Linux 6.2 and later).
+constexpr int64_t second_ns = 1'000'000'000;
+
+}  // namespace
+
 bool set_offloads(int tap) {
     constexpr unsigned long all = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
     constexpr unsigned long udp = 0x20 | 0x40;  // TUN_F_USO4 | TUN_F_USO6, which Debian 12's headers lack
@@ -39,10 +42,6 @@ bool set_offloads(int tap) {
     if (::ioctl(tap, TUNSETOFFLOAD, all) != 0) log::error("tunnel: set a tap's offloads: {}", std::strerror(errno));
     return false;
 }
-
-constexpr int64_t second_ns = 1'000'000'000;
-
-}  // namespace
 
 Lane::Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const LaneConfig& config,
            std::function<void(const std::string&)> on_change)
@@ -212,13 +211,19 @@ void Lane::changed(Channel& channel) {
 }
 
 void Lane::set_reading(LaneWire& wire, bool reading) {
-    if (wire.reading == reading) return;
+    if (wire.reading == reading || !wire.tap) return;
     epoll_event event{};
     event.events = reading ? static_cast<uint32_t>(EPOLLIN) : 0u;
     event.data.ptr = &wire;
     // Not in the set at all while held: a tap whose device is down would report an error without end.
     const int what = reading ? EPOLL_CTL_ADD : EPOLL_CTL_DEL;
     if (::epoll_ctl(epoll_.get(), what, wire.tap.get(), &event) == 0) wire.reading = reading;
+}
+
+// Its device was deleted: such a descriptor is ready without end, and has nothing any more that closing would wait for.
+void Lane::lose_tap(LaneWire& wire) {
+    set_reading(wire, false);
+    wire.tap.reset();
 }
 
 // Frames are read while there is a session to send them by, or when they have waited long enough.
@@ -256,30 +261,31 @@ void Lane::remove_peer(const std::string& name) {
     channels_.erase(it);
 }
 
-void Lane::add_wire(uint32_t connector, const std::string& device, const std::string& peer, uint32_t mtu, Fd tap) {
-    auto& wire = wires_[connector];
-    if (!wire) wire = std::make_unique<LaneWire>();
-    set_reading(*wire, false);
+void Lane::add_wire(uint32_t connector, const std::string& device, const std::string& peer, uint32_t mtu, Fd tap,
+                    bool udp_gso) {
+    auto& wire = wires_[connector] = std::make_unique<LaneWire>();
     wire->connector = connector;
     wire->device = device;
     wire->peer = peer;
     wire->mtu = mtu;
     wire->tap = std::move(tap);
-    wire->udp_gso = set_offloads(wire->tap.get());
+    wire->udp_gso = udp_gso;
     const auto channel = channels_.find(peer);
     wire->channel = channel == channels_.end() ? nullptr : channel->second.get();
     wire->held_since = 0;
     follow_channel(*wire);
 }
 
-void Lane::remove_wire(uint32_t connector) {
+Fd Lane::remove_wire(uint32_t connector) {
     const auto it = wires_.find(connector);
-    if (it == wires_.end()) return;
+    if (it == wires_.end()) return {};
     set_reading(*it->second, false);
     if (last_wire_ == it->second.get()) last_wire_ = nullptr;
     if (run_wire_ == it->second.get()) run_wire_ = nullptr;
     std::erase(readable_, it->second.get());
+    Fd tap = std::move(it->second->tap);
     wires_.erase(it);
+    return tap;
 }
 
 const LaneWire* Lane::wire(uint32_t connector) const {

@@ -65,6 +65,10 @@ struct LaneCounters {
     double wakeups_per_s = 0, frames_per_s = 0;
 };
 
+// Makes a queue of a tap hand over and take all that it may: partial checksums, TCP segmentation, and UDP's where the
+// kernel has it (6.2 and later), which is the answer.
+bool set_offloads(int tap);
+
 class Lane final : public ChannelHost {
 public:
     static constexpr int64_t hold_ns = 3'000'000'000;
@@ -83,8 +87,12 @@ public:
     // To be called by way of run().
     void set_peer(const std::string& name, const Endpoint& address);  // of another address: dialled anew
     void remove_peer(const std::string& name);
-    void add_wire(uint32_t connector, const std::string& device, const std::string& peer, uint32_t mtu, Fd tap);
-    void remove_wire(uint32_t connector);
+    // What follows on a tap waits for the RTNL lock, as other people's link churn may hold it: that is for the caller's
+    // thread. So `tap` comes with its offloads set, and a wire that is removed gives its tap back, to be closed there.
+    // A connector is added once, until it is removed.
+    void add_wire(uint32_t connector, const std::string& device, const std::string& peer, uint32_t mtu, Fd tap,
+                  bool udp_gso);
+    Fd remove_wire(uint32_t connector);
     const LaneWire* wire(uint32_t connector) const;
     const std::map<std::string, std::unique_ptr<Channel>>& channels() const { return channels_; }
     const LaneCounters& counters() const { return counters_; }
@@ -111,6 +119,7 @@ private:
     void measure(int64_t now);
     uint16_t free_index();
     void set_reading(LaneWire& wire, bool reading);
+    void lose_tap(LaneWire& wire);
     void follow_channel(LaneWire& wire);
     void drop(LaneWire* wire, Drop reason);
 

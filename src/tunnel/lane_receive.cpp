@@ -58,7 +58,10 @@ void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t n
 
 // Somebody dials. Nothing is kept before the listener has seen the cookie come back.
 void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket) {
-    if (pending_.size() >= handshakes_max || header.from_index == 0) return;
+    // Half of the places are kept for where peers are.
+    const bool known = std::any_of(channels_.begin(), channels_.end(),
+                                   [&](const auto& c) { return same_host(c.second->address(), from); });
+    if (pending_.size() >= (known ? handshakes_max : handshakes_max / 2) || header.from_index == 0) return;
     std::array<uint8_t, sizeof(from.raw) + 3> sender{};
     std::memcpy(sender.data(), &from.raw, from.size());
     sender[sizeof(from.raw)] = header.from_lane;
@@ -223,6 +226,8 @@ LaneWire* Lane::admitted(uint32_t connector, const Offload& offload, std::span<c
     }
     if (wire->channel == nullptr || receiving_ == nullptr || wire->channel != receiving_->channel) {
         drop(wire, Drop::foreign_wire);
+        if (receiving_ != nullptr && receiving_->channel != nullptr)
+            receiving_->channel->note_foreign(connector, wire->peer, last_tick_);
         return nullptr;
     }
     if (const auto bad = check_frame(offload, frame, wire->mtu)) {

@@ -3,6 +3,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cerrno>
+
 #include "tunnel/lane.h"
 
 namespace banana::tunnel {
@@ -22,7 +24,10 @@ void Lane::transmit(LaneWire& wire) {
         // Not read(): in a process with threads, libc's is a cancellation point, and that costs a tenth of a small
         // frame.
         const long got = ::syscall(SYS_read, wire.tap.get(), vnet, vnet_bytes + frame_max);
-        if (got <= 0) return;  // empty, or the device is gone: its removal comes by control
+        if (got <= 0) {  // empty, or the device is gone: its removal comes by control
+            if (got < 0 && errno == EBADFD) lose_tap(wire);
+            return;
+        }
         bytes += static_cast<size_t>(got);
         if (got < static_cast<long>(vnet_bytes + ethernet_bytes)) {
             drop(&wire, Drop::runt);
@@ -68,11 +73,10 @@ void Lane::flush() {
         for (const auto& live : channel->sessions())
             if (live->packing()) live->flush_pack();
     if (!batch_.empty()) batch_.flush();
-    if (const size_t bytes = batch_.take_too_big(); bytes != 0) {
-        const int64_t now = last_tick_;
+    if (const auto refused = batch_.take_too_big(); refused.bytes != 0)
         for (const auto& [name, channel] : channels_)
-            for (const auto& live : channel->sessions()) live->too_big(bytes, now);
-    }
+            for (const auto& live : channel->sessions())
+                if (live->place.to == refused.to) live->too_big(refused.bytes, last_tick_);
 }
 
 }  // namespace banana::tunnel

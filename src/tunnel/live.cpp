@@ -162,8 +162,15 @@ void Live::tick(int64_t now) {
     }
 }
 
+bool Live::in_doubt(int64_t now) const {
+    return up() && unanswered_since_ != 0 && now - unanswered_since_ > std::max(doubt_ns, 3 * round_trip_ns);
+}
+
 // Small, as the path's size is not known yet.
-void Live::greet(int64_t now) { ping(now, 0, place.to); }
+void Live::greet(int64_t now) {
+    last_ping_ = unanswered_since_ = now;
+    ping(now, 0, place.to);
+}
 
 int64_t Live::due(int64_t now) const {
     if (session && session->state() == Session::State::handshaking) return session->timer_due();

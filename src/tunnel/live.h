@@ -36,7 +36,8 @@ struct Place {
 
 class Live final : public Sink {
 public:
-    static constexpr int64_t ping_ns = 500'000'000;          // while the peer is silent though it is spoken to
+    static constexpr int64_t ping_ns = 250'000'000;          // while the peer is silent though it is spoken to
+    static constexpr int64_t doubt_ns = 300'000'000;         // from a ping on, or three round trips if that is longer
     static constexpr int64_t keepalive_ns = 10'000'000'000;  // of an idle session, to keep NATs open
     static constexpr int64_t dead_ns = 5'000'000'000;        // from a ping on, without anything from the peer
     static constexpr int64_t busy_ns = 1'000'000'000;        // after the last frame
@@ -63,7 +64,8 @@ public:
     int64_t due(int64_t now) const;
     void too_big(size_t datagram_bytes, int64_t now);
     bool dead(int64_t now) const { return up() && unanswered_since_ != 0 && now - unanswered_since_ > dead_ns; }
-    void greet(int64_t now);  // a session that has just come up: a ping, which tells the other end so
+    bool in_doubt(int64_t now) const;  // the peer may be gone: time for a session beside this one
+    void greet(int64_t now);           // a session that has just come up: pings until the other end has told that it is
 
     std::unique_ptr<Session> session;
     Channel* channel = nullptr;  // once its peer is known

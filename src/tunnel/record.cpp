@@ -53,7 +53,6 @@ const char* drop_name(Drop reason) {
         case Drop::incomplete: return "incomplete";
         case Drop::no_session: return "no_session";
         case Drop::tap_full: return "tap_full";
-        case Drop::send_failed: return "send_failed";
         case Drop::count_: break;
     }
     return "unknown";

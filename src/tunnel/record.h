@@ -27,7 +27,6 @@ enum class Drop : uint8_t {
     incomplete,    // slices of a frame were lost on the way
     no_session,    // nobody to send it to
     tap_full,      // the tap would not take it
-    send_failed,   // the kernel would not send it
     count_         // how many there are
 };
 const char* drop_name(Drop reason);

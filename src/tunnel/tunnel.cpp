@@ -44,6 +44,7 @@ Json channel_json(const Channel& channel, size_t lane, int64_t now) {
                              {"reason", channel.reason()},
                              {"rekeys", channel.rekeys()},
                              {"moved", channel.moved()},
+                             {"foreign", channel.foreign()},
                              {"sessions", static_cast<uint64_t>(channel.sessions().size())}});
     auto refused = channel.refused();
     for (const auto& live : channel.sessions()) add_up(refused, live->refused);
@@ -157,12 +158,17 @@ Result<Json> Tunnel::add_wire(const Json& params, std::vector<Fd> queues) {
     if (queues.size() != lanes)
         return Error(Errc::invalid, fmt::format("wire {}: {} lanes with host {} need as many tap queues, not {}",
                                                 hex32(connector), lanes, peer, queues.size()));
-    for (size_t i = 0; i < lanes_.size(); i++)
+    std::vector<bool> udp_gso;
+    for (const auto& queue : queues) udp_gso.push_back(set_offloads(queue.get()));
+    for (size_t i = 0; i < lanes_.size(); i++) {
+        Fd before;  // closed here
         lanes_[i]->run([&] {
-            lanes_[i]->remove_wire(connector);
+            before = lanes_[i]->remove_wire(connector);
             if (i < lanes)
-                lanes_[i]->add_wire(connector, device, peer, static_cast<uint32_t>(mtu), std::move(queues[i]));
+                lanes_[i]->add_wire(connector, device, peer, static_cast<uint32_t>(mtu), std::move(queues[i]),
+                                    udp_gso[i]);
         });
+    }
     wires_[connector] = {device, peer, static_cast<uint32_t>(mtu)};
     return Json::object();
 }
@@ -170,7 +176,10 @@ Result<Json> Tunnel::add_wire(const Json& params, std::vector<Fd> queues) {
 Result<Json> Tunnel::remove_wire(const Json& params) {
     TRY_SET(const uint32_t connector, connector_of(params));
     if (wires_.erase(connector) == 0) return Json::object();
-    for (const auto& lane : lanes_) lane->run([&] { lane->remove_wire(connector); });
+    for (const auto& lane : lanes_) {
+        Fd tap;  // closed here
+        lane->run([&] { tap = lane->remove_wire(connector); });
+    }
     return Json::object();
 }
 
@@ -235,6 +244,8 @@ Json Tunnel::lane_json(size_t number) {
                          {"datagrams_sent", sent.datagrams},
                          {"send_calls", sent.calls},
                          {"send_errors", sent.errors},
+                         {"send_no_room", sent.no_room},
+                         {"send_too_big", sent.too_big},
                          {"strangers", counters.strangers},
                          {"no_session", counters.no_session},
                          {"challenges", lanes_[number]->challenges()},
@@ -244,17 +255,20 @@ Json Tunnel::lane_json(size_t number) {
 Json Tunnel::peer_json(const std::string& name, const Peer& peer) {
     Json lanes = Json::array();
     std::string state = "up", reason;
+    uint64_t foreign = 0;
     const int64_t now = monotonic_ns();
     for (size_t i = 0; i < std::min(lanes_.size(), peer.lanes); i++)
         lanes_[i]->run([&] {
             const auto it = lanes_[i]->channels().find(name);
             if (it == lanes_[i]->channels().end()) return;
+            foreign += it->second->foreign();
             if (it->second->state() != ChannelState::up) {
                 state = channel_state_name(it->second->state());
                 reason = it->second->reason();
             }
             lanes.push(channel_json(*it->second, i, now));
         });
+    if (state == "up" && foreign != 0) reason = "it sends frames for wires of other hosts, which are dropped";
     return Json::object({{"name", name}, {"state", state}, {"reason", reason}, {"lanes", lanes}});
 }
 

@@ -81,8 +81,12 @@ public:
     bool empty() const;
     bool gso() const;  // false from the first EIO on
     const SendCounters& counters() const;
-    // Of the datagrams that the kernel refused for their size since the last call, the smallest's size; 0: none.
-    size_t take_too_big();
+    // Of the datagrams that the kernel refused for their size since the last call, the smallest.
+    struct TooBig {
+        size_t bytes = 0;  // 0: none
+        Endpoint to;
+    };
+    TooBig take_too_big();
 
 private:
     struct Impl;

@@ -77,8 +77,9 @@ bool trial(bool gso, bool gro) {
 
 UdpCapabilities test_udp_offload() {
     UdpCapabilities found;
-    found.gso = trial(true, false);
-    found.gro = trial(found.gso, true);
+    // Twice, as one moment off the CPU must not cost the offload for the life of the process.
+    found.gso = trial(true, false) || trial(true, false);
+    found.gro = trial(found.gso, true) || trial(found.gso, true);
     return found;
 }
 

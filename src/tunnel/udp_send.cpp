@@ -49,7 +49,7 @@ struct SendBatch::Impl {
     std::vector<iovec> vectors = std::vector<iovec>(messages_max);
     std::vector<SegmentControl> controls = std::vector<SegmentControl>(messages_max);
     SendCounters counters;
-    size_t too_big = 0;
+    TooBig too_big;
     int64_t wait_until = 0;  // of this flush; 0: has not waited yet
 
     bool joins(const Message& message, int socket, const Endpoint& to, size_t bytes) const {
@@ -100,7 +100,7 @@ void SendBatch::flush() {
 bool SendBatch::empty() const { return impl_->messages.empty(); }
 bool SendBatch::gso() const { return impl_->gso; }
 const SendCounters& SendBatch::counters() const { return impl_->counters; }
-size_t SendBatch::take_too_big() { return std::exchange(impl_->too_big, 0); }
+SendBatch::TooBig SendBatch::take_too_big() { return std::exchange(impl_->too_big, {}); }
 
 void SendBatch::Impl::fill(size_t slot, const Message& message, size_t offset, size_t bytes, bool segmented) {
     vectors[slot] = {arena.data() + offset, bytes};
@@ -214,7 +214,7 @@ bool SendBatch::Impl::wait(int socket, int error) {
 void SendBatch::Impl::drop(const Message& message, size_t datagrams, int error) {
     if (error == EMSGSIZE) {
         counters.too_big += datagrams;
-        if (too_big == 0 || message.segment < too_big) too_big = message.segment;
+        if (too_big.bytes == 0 || message.segment < too_big.bytes) too_big = {message.segment, message.to};
     } else if (error == EAGAIN || error == ENOBUFS) {
         counters.no_room += datagrams;
     } else {

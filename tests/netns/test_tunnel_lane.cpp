@@ -68,8 +68,8 @@ struct Listening {
         lane->run([&] {
             lane->set_peer("hv2", Endpoint::of(ip("127.0.0.1"), 9));  // nobody is there: only the peer dials
             lane->set_peer("hv3", Endpoint::of(ip("127.0.0.2"), 9));
-            lane->add_wire(own_wire, "own", "hv2", 1500, std::move(own.handed));
-            lane->add_wire(foreign_wire, "foreign", "hv3", 1500, std::move(foreign.handed));
+            lane->add_wire(own_wire, "own", "hv2", 1500, std::move(own.handed), true);
+            lane->add_wire(foreign_wire, "foreign", "hv3", 1500, std::move(foreign.handed), true);
         });
     }
 
@@ -334,4 +334,57 @@ TEST_CASE("lane: one host cannot take all handshakes") {
     Peer other_host("hv2", 201, "127.0.0.2");
     CHECK(other_host.finished());
     CHECK(other_host.session->state() == Session::State::up);
+}
+
+TEST_CASE("lane: a peer that sends for another host's wire is told of by name") {
+    Listening at;
+    Peer peer;
+    REQUIRE(peer.finished());
+    for (int i = 0; i < 3; i++) peer.seal(on_wire(foreign_wire, frame_of(60)));
+    uint64_t foreign = 0;
+    CHECK(within([&] {
+        at.lane->run([&] { foreign = at.lane->channels().at("hv2")->foreign(); });
+        return foreign == 3;
+    }));
+    CHECK(at.foreign.read(0).empty());
+}
+
+TEST_CASE("lane: a peer has a bounded number of sessions, the one in use among them") {
+    Listening at;
+    std::vector<std::unique_ptr<Peer>> peers;
+    for (uint16_t i = 0; i < 3 * Channel::sessions_max; i++) {
+        peers.push_back(std::make_unique<Peer>("hv2", static_cast<uint16_t>(300 + i)));
+        REQUIRE(peers.back()->finished());
+        REQUIRE(peers.back()->session->state() == Session::State::up);
+        if (i == 0) peers.back()->seal(on_wire(own_wire, frame_of(60)));  // the current one from here on
+        size_t sessions = 0;
+        at.lane->run([&] { sessions = at.lane->channels().at("hv2")->sessions().size(); });
+        CHECK(sessions <= Channel::sessions_max);
+    }
+    REQUIRE(at.own.read(5000) == frame_of(60));
+    peers.front()->seal(on_wire(own_wire, frame_of(61)));
+    CHECK(at.own.read(5000) == frame_of(61));
+}
+
+TEST_CASE("lane: a tap whose device is gone is let go of") {
+    Listening at;
+    Peer peer;
+    REQUIRE(peer.finished());
+    auto tap = netlink::create_tap({.name = "gone0", .multi_queue = true});
+    REQUIRE_MESSAGE(tap.ok(), why(tap));
+    at.lane->run([&] { at.lane->add_wire(77, "gone0", "hv2", 1500, std::move(*tap), true); });
+    peer.seal(on_wire(own_wire, frame_of(60)));  // a session: taps are read from here on
+    REQUIRE(at.own.read(5000) == frame_of(60));
+    at.bench.make(netlink::delete_link("gone0"));
+    bool holds = true;
+    CHECK(within([&] {
+        at.lane->run([&] { holds = static_cast<bool>(at.lane->wire(77)->tap); });
+        return !holds;
+    }));
+    uint64_t before = 0, after = 0;
+    at.lane->run([&] { before = at.lane->counters().wakeups + at.lane->counters().polls; });
+    peer.seal(on_wire(own_wire, frame_of(61)));
+    CHECK(at.own.read(5000) == frame_of(61));
+    at.lane->run([&] { after = at.lane->counters().wakeups + at.lane->counters().polls; });
+    CHECK(after - before < 1000);  // it does not spin
 }

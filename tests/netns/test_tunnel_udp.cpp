@@ -336,13 +336,13 @@ TEST_CASE("what is larger than the device takes is told, and the rest goes") {
             CHECK(batch.counters().errors == 0);
             CHECK(batch.counters().calls < 30);
             CHECK(batch.gso() == gso);
-            CHECK(batch.take_too_big() == 1300);
-            CHECK(batch.take_too_big() == 0);
+            CHECK(batch.take_too_big().bytes == 1300);
+            CHECK(batch.take_too_big().bytes == 0);
             size_t fit = family == AF_INET ? 1252 : 1232;  // 1280 without the IP and UDP headers
             put(batch, ends.out(), ends.to, datagram(fit, 1));
             put(batch, ends.out(), ends.to, datagram(fit + 1, 2));
             batch.flush();
-            CHECK(batch.take_too_big() == fit + 1);
+            CHECK(batch.take_too_big().bytes == fit + 1);
             CHECK(take(receiver, ends.in(), 1) == std::vector<Bytes>{datagram(fit, 1)});
         }
 }
@@ -529,7 +529,7 @@ TEST_CASE("sockets without an address take both families, and know IPv4 as IPv4"
         CHECK(batch.counters().messages == 2);
         put(batch, any[0].listening.get(), from, datagram(1473, 0));
         batch.flush();
-        CHECK(batch.take_too_big() == 1473);  // the path MTU's option holds for IPv4 too
+        CHECK(batch.take_too_big().bytes == 1473);  // the path MTU's option holds for IPv4 too
     }
 }
 
