@@ -9,6 +9,7 @@
 #include <asio/signal_set.hpp>
 #include <asio/use_awaitable.hpp>
 
+#include "base/clock.h"
 #include "controller/guests.h"
 #include "controller/handover.h"
 #include "controller/views.h"
@@ -49,6 +50,7 @@ struct Daemon::Impl {
     Status reconcile();
     Status listen();
     void start_libvirt();
+    asio::awaitable<void> settle_loop();
     asio::awaitable<void> monitor_loop();
     asio::awaitable<void> ring_loop();
     asio::awaitable<void> signal_loop();
@@ -207,6 +209,7 @@ Status Daemon::start() {
     d.node->spawn(d.ring_loop(), "first-frame reports");
     d.signals.add(SIGTERM);
     d.signals.add(SIGINT);
+    d.node->spawn(d.settle_loop(), "settling ports");
     d.node->spawn(d.signal_loop(), "signals");
     d.start_libvirt();
     sd_notify(0, "READY=1");
@@ -253,6 +256,18 @@ void Daemon::Impl::link_event(const netlink::Event& event) {
         node->engine.forget_names();
         if (const Status again = reconcile(); !again) log::error("{}", again.error().message());
         guests->connected();
+    }
+}
+
+// Each takes the RTNL lock for the length of an RCU grace period: one at a time, and none while a hand-over is under
+// way.
+asio::awaitable<void> Daemon::Impl::settle_loop() {
+    constexpr milliseconds idle{1000}, pause{100};
+    for (;;) {
+        co_await node->sleep(node->engine.unsettled() == 0 ? idle : pause);
+        if (wires->handing_over() || spikes->handing_over()) continue;
+        if (const auto settled = node->engine.settle_port(monotonic_ns()); !settled)
+            log::warning("{}", settled.error().message());
     }
 }
 

@@ -118,6 +118,15 @@ std::vector<Spike> Spikes::of_domain(const std::string& uuid) const {
     return out;
 }
 
+bool Spikes::handing_over() const {
+    bool found = false;
+    table_.each([&](const Spike& spike) {
+        found = found || !spike.granted.empty() || spike.state == SpikeState::leaving ||
+                spike.state == SpikeState::incoming;
+    });
+    return found;
+}
+
 std::vector<std::string> Spikes::names_on(const std::string& corm) const {
     std::vector<std::string> names;
     table_.each([&](const Spike& spike) {

@@ -33,6 +33,7 @@ public:
     const model::Spike* by_name(const std::string& name) const;
     const model::Spike* by_device(const std::string& device) const;
     std::vector<model::Spike> of_domain(const std::string& uuid) const;
+    bool handing_over() const;  // a Spike is granted, leaves or arrives
     std::vector<std::string> names_on(const std::string& corm) const;
     // A tap's record ends with its guest's run; so does a macvtap endpoint's away from its home, made for the visit.
     bool goes_with_guest(const model::Spike& spike) const;

@@ -107,6 +107,7 @@ Json Views::status() {
                              {"spikes", static_cast<int64_t>(spikes)},
                              {"wires", static_cast<int64_t>(wired)}});
     out.set("crossconnect", node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx ? "tcx" : "clsact");
+    out.set("ports_unsettled", static_cast<int64_t>(node_.engine.unsettled()));
     out.set("libvirt", libvirt);
     out.set("tunnel", node_.tunnel.status());
     out.set("peers", peers());

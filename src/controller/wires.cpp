@@ -174,6 +174,12 @@ void Wires::drop_stale_devices() {
     }
 }
 
+bool Wires::handing_over() const {
+    bool found = false;
+    table_.each([&](const Wire& wire) { found = found || wire.standby; });
+    return found;
+}
+
 std::vector<std::string> Wires::names_on(const std::string& corm) const {
     std::vector<std::string> names;
     const auto it = on_corm_.find(corm);
@@ -430,9 +436,7 @@ asio::awaitable<void> Wires::drain(std::vector<Half> halves) {
     // A deletion holds the RTNL lock, and this thread, for longer than a hand-over should wait.
     for (int round = 0; round < drain_rounds_max; ++round) {
         co_await node_.sleep(drain_time);
-        bool handing_over = false;
-        table_.each([&](const Wire& wire) { handing_over = handing_over || wire.standby; });
-        if (!handing_over) break;
+        if (!handing_over()) break;
     }
     wiring::Plan gone;
     for (const auto& half : halves) gone += wiring::plan_half_gone(half);

@@ -41,6 +41,7 @@ public:
     const registry::Table<model::Wire>& table() const { return table_; }
     const model::Wire* by_name(const std::string& name) const;
     std::vector<std::string> names_on(const std::string& corm) const;  // wired Spikes of a Corm
+    bool handing_over() const;                                         // a wire has a standby half
     // Whether the Corm's side of this wire may be closed by hand: its Spike's host is not this one.
     Async<void> evict(std::string spike);
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "base/clock.h"
 #include "netlink/create.h"
 #include "wiring/blocks.h"
 #include "wiring/engine.h"
@@ -66,6 +67,7 @@ netlink::Requests requests_of(const LinkWant& want, uint32_t master) {
 Status Engine::realise(const Plan& plan) {
     TRY_SET(const auto steps, difference(plan));
     std::vector<std::pair<std::string, Undo>> done;
+    if (!steps.empty()) changed_ns_ = monotonic_ns();
     for (const auto& step : steps) {
         auto undo = apply(step);
         if (undo) {
@@ -165,7 +167,10 @@ Status Engine::attach_made(uint32_t index, const std::vector<PortWant>& ports) {
         }
         TRY(crossconnect_.prepare(key, want.policy));
         TRY_SET(const bool joined, join_block(socket_, crossconnect_, key));
-        if (!joined) TRY(crossconnect_.attach(key, want.policy));
+        if (joined)
+            joined_block(key);
+        else
+            TRY(crossconnect_.attach(key, want.policy));
     }
     return {};
 }
@@ -177,7 +182,10 @@ Status Engine::attach(xconnect::PortKey port, const PortWant& want) {
     TRY_SET(const bool by_tcx, crossconnect_.refresh(port, xconnect::AttachMode::tcx));
     if (by_tcx) return {};
     TRY_SET(const bool joined, join_block(socket_, crossconnect_, port));
-    if (joined) return {};
+    if (joined) {
+        joined_block(port);
+        return {};
+    }
     TRY_SET(const bool by_clsact, crossconnect_.refresh(port, xconnect::AttachMode::clsact));
     return by_clsact ? Status() : crossconnect_.attach(port, want.policy);
 }

@@ -70,6 +70,8 @@ void Engine::link_gone(uint32_t index) {
     const auto [first, last] = names_.equal_range(index);
     for (auto it = first; it != last; ++it) indexes_.erase(it->second);
     names_.erase(first, last);
+    looked_at_.erase({index, Direction::ingress});
+    looked_at_.erase({index, Direction::egress});
     // An index that is used again must inherit nothing; a device that was never a port has nothing to forget.
     (void)crossconnect_.forget(index);
 }
@@ -91,11 +93,34 @@ Status Engine::observe_links(const std::vector<std::string>& names, Observed& ob
 }
 
 Result<bool> Engine::attached(xconnect::PortKey port) {
-    // One look-up for most; CrossConnect's own takes three, and libbpf a socket.
-    TRY_SET(const bool joined, in_block(socket_, port));
-    if (joined) return true;
+    // One look-up for most; CrossConnect's own takes three, and libbpf a socket. An old program of a port's own stands
+    // before the block's, so the first look is for that.
+    if (looked_at_.contains(port)) {
+        TRY_SET(const bool joined, in_block(socket_, port));
+        if (joined) return true;
+    }
     TRY_SET(const auto own, crossconnect_.attached(port));
-    return own && own->current;
+    if (own) {
+        if (own->current) looked_at_.insert(port);
+        return own->current;
+    }
+    TRY_SET(const bool joined, in_block(socket_, port));
+    if (joined) joined_block(port);
+    return joined;
+}
+
+void Engine::joined_block(xconnect::PortKey port) {
+    looked_at_.insert(port);
+    if (crossconnect_.mode() == xconnect::AttachMode::tcx) to_settle_.push_back(port);
+}
+
+Result<bool> Engine::settle_port(int64_t now) {
+    if (to_settle_.empty() || now - changed_ns_ < quiet_ns) return false;
+    const auto port = to_settle_.front();
+    to_settle_.pop_front();
+    TRY_SET(const auto policy, crossconnect_.policy(port));
+    if (policy) TRY(crossconnect_.attach_in_front(port));  // else it is gone
+    return true;
 }
 
 Result<Observed> Engine::observe(const Plan& plan) {

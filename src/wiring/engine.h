@@ -8,6 +8,7 @@
 // netlink waits for the kernel's RTNL lock. Errors: "<step>: <cause>".
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <unordered_map>
@@ -48,6 +49,12 @@ public:
     void link_gone(uint32_t index);                       // the kernel says so: forgets all of it
     void forget_names();                                  // events were lost
 
+    // Ports of wires join a tc block, as that is done at once. Those that stay get a program of their own by and by:
+    // one a call, and none while plans are being realised (quiet_ns). False: there is nothing to do now.
+    static constexpr int64_t quiet_ns = 2'000'000'000;
+    Result<bool> settle_port(int64_t now);
+    size_t unsettled() const { return to_settle_.size(); }
+
     // Whether this process' program, of whatever means, is at the port.
     Result<bool> attached(xconnect::PortKey port);
     Result<xconnect::Counters> counters(const std::string& device, Direction direction);
@@ -67,6 +74,7 @@ private:
     Status attach(xconnect::PortKey port, const PortWant& want);
     Status attach_made(uint32_t index, const std::vector<PortWant>& ports);
     Status detach(xconnect::PortKey port);
+    void joined_block(xconnect::PortKey port);
     using Undo = std::function<Status()>;
     Result<Undo> apply(const Step& step);
     Result<Undo> apply(const AllowPeers& step);
@@ -89,6 +97,9 @@ private:
     std::unordered_map<std::string, uint32_t> indexes_;
     std::unordered_multimap<uint32_t, std::string> names_;  // the same by index; a renamed link may have two
     TunnelSink* tunnel_ = nullptr;
+    std::deque<xconnect::PortKey> to_settle_;
+    std::set<xconnect::PortKey> looked_at_;  // for programs that an earlier process left there
+    int64_t changed_ns_ = 0;                 // the last step
 };
 
 }  // namespace banana::wiring

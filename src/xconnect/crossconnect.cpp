@@ -228,6 +228,13 @@ Status CrossConnect::attach(PortKey port, const Policy& policy) {
     return {};
 }
 
+Status CrossConnect::attach_in_front(PortKey port) {
+    if (impl_->mode != AttachMode::tcx) return {};
+    auto& program = impl_->program(port);
+    TRY_SET(const uint32_t there, tcx_find(port));
+    return there == program.id ? Status() : tcx_put(port, program.fd.get(), there);
+}
+
 Result<bool> CrossConnect::refresh(PortKey port, AttachMode mode) {
     auto& program = impl_->program(port);
     TRY_SET(const uint32_t there, mode == AttachMode::tcx ? tcx_find(port) : clsact_find(port));

@@ -106,6 +106,9 @@ public:
     Status attach(PortKey port, const Policy& policy);
     // The same without the program: for a port that gets it by a tc block (wiring/blocks.h).
     Status prepare(PortKey port, const Policy& policy);
+    // Puts the program at a port that has it by a tc block already, in front of that: what tcx spares each frame is
+    // worth the RCU grace period that attaching takes, for a port that stays. Nothing where the kernel has no tcx.
+    Status attach_in_front(PortKey port);
     // A program of ours that was put there in this mode is the present one from here on; false: there is none.
     Result<bool> refresh(PortKey port, AttachMode mode);
     // Takes the program off; policy, entry and counters stay. No program there, or no such device: done already. A

@@ -12,7 +12,7 @@ import statistics
 import subprocess
 from dataclasses import dataclass
 
-from bench_world import (UNDERLAY_MTU, BenchError, Daemon, build_dir, cable, inside, ip, make_namespace)
+from bench_world import (UNDERLAY_MTU, BenchError, Daemon, build_dir, cable, inside, ip, make_namespace, wait_settled)
 
 WARM_MS, MEASURE_MS = 300, 1000
 PORT = 5001
@@ -76,6 +76,7 @@ def wire_product(uplink_host: Daemon, guest_host: Daemon) -> None:
     control.close()
     if wire.get("format") != "vxlan":
         raise BenchError(f"the product made a {wire.get('format')} wire, not a VXLAN one")
+    wait_settled(uplink_host.control(), guest_host.control())
 
 
 def measure(path: Path, load: Load, to_guest: bool) -> float:

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 
 from bench_peers import HOST_A, HOST_B, START_TIMEOUT, Row
-from bench_world import BenchError, Control, Daemon, build_dir, inside, ip, run, wait_until
+from bench_world import BenchError, Control, Daemon, build_dir, inside, ip, run, wait_settled, wait_until
 
 SPIKE, CORM = "guest", "bench"
 
@@ -92,6 +92,7 @@ class Wire(Row):
         shown = self.shown(self.spike_host)
         if shown.get("format") != self.wire:
             raise BenchError(f"{self.label}: the product made another wire: {json.dumps(shown)[:300]}")
+        wait_settled(self.uplink_host.control(), self.spike_host.control())
 
     def shown(self, host: Host) -> dict:
         """`banana wire show` of the row's wire, as that host has it."""

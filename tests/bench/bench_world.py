@@ -169,6 +169,13 @@ class Control:
         return self.receive()[0][1]
 
 
+def wait_settled(*controls: Control) -> None:
+    """Until the ports have their programs for good, as those of a wire that has stood for some seconds do."""
+    for control in controls:
+        wait_until(lambda: control.call("status")["ports_unsettled"] == 0, START_TIMEOUT, "ports to settle")  # noqa: B023
+        control.close()
+
+
 class Daemon:
     """bananad of a host, in a network namespace; without libvirt."""
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <fstream>
 
+#include "base/clock.h"
 #include "test_engine_world.h"
 #include "wiring/headroom.h"
 
@@ -402,5 +403,39 @@ TEST_CASE("engine: a stage takes what is free, passes nothing, and lets go") {
         CHECK(if_nametoindex("bns00000001") == 0);
         CHECK(if_nametoindex("bng00000001") == 0);
         CHECK(steps(engine, out) == "");
+    });
+}
+
+TEST_CASE(
+    "engine: a wire's ports join a block at once, and get programs of their own when nothing else is to be done") {
+    isolated([] {
+        arrange();
+        const auto own_program = [](Engine& engine, const std::string& device) {
+            const auto own = must(engine.crossconnect().attached({if_nametoindex(device.c_str()), Direction::ingress}));
+            return own ? own->program_id : 0;
+        };
+        uint32_t program = 0;
+        {
+            Engine engine = open_engine();
+            if (engine.crossconnect().mode() != xconnect::AttachMode::tcx) return;
+            must(engine.realise(everything()));
+            CHECK(own_program(engine, "bnx0000000b") == 0);
+            const size_t ports = engine.unsettled();
+            CHECK(ports >= 4);
+            CHECK_FALSE(must(engine.settle_port(monotonic_ns())));  // it has only just changed something
+            const int64_t later = monotonic_ns() + Engine::quiet_ns + 1;
+            for (size_t i = 0; i < ports; i++) CHECK(must(engine.settle_port(later)));
+            CHECK_FALSE(must(engine.settle_port(later)));
+            CHECK(engine.unsettled() == 0);
+            program = own_program(engine, "bnx0000000b");
+            CHECK(program != 0);
+            CHECK(steps(engine, everything()) == "");
+        }
+        Engine engine = open_engine();
+        CHECK(steps(engine, everything()) == "");
+        CHECK(engine.unsettled() == 0);  // they have been looked at, and stand
+        CHECK(own_program(engine, "bnx0000000b") == program);
+        must(engine.let_go("eth8"));
+        CHECK(own_program(engine, "eth8") == 0);
     });
 }
