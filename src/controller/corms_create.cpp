@@ -107,14 +107,25 @@ Status Corms::build(const model::Corm& corm, bool move_addresses) {
     return netlink::move_addresses(node_.engine.socket(), from, to);
 }
 
-Status Corms::unbuild(const model::Corm& corm) {
-    if (corm.moved_addresses) {
-        auto& socket = node_.engine.socket();
-        TRY_SET(const uint32_t bridge, node_.engine.ifindex(corm.bridge()));
-        TRY_SET(const uint32_t uplink, node_.engine.ifindex(corm.device));
-        TRY(socket.request(netlink::clear_master(uplink)));
-        TRY(netlink::move_addresses(socket, bridge, uplink));
+// The bridge's addresses are the host's own: they are at the uplink again before the bridge goes.
+Status Corms::return_addresses(const model::Corm& corm) {
+    auto& socket = node_.engine.socket();
+    const auto bridge = netlink::link(socket, corm.bridge());
+    if (!bridge && bridge.error().code() == Errc::not_found) return {};
+    if (!bridge) return bridge.error();
+    const auto uplink = netlink::link(socket, corm.device);
+    if (!uplink) {
+        TRY_SET(const auto held, netlink::addresses(socket, bridge->index));
+        if (held.empty()) return {};
+        return uplink.error().context(
+            fmt::format("bridge {} holds the address {} of uplink {}", bridge->name, held.front().text(), corm.device));
     }
+    if (uplink->master == bridge->index) TRY(socket.request(netlink::clear_master(uplink->index)));
+    return netlink::move_addresses(socket, bridge->index, uplink->index);
+}
+
+Status Corms::unbuild(const model::Corm& corm) {
+    if (corm.moved_addresses) TRY(return_addresses(corm));
     return node_.engine.realise(wiring::plan_corm_gone(corm));
 }
 
@@ -161,14 +172,20 @@ Async<Json> Corms::remove(Json params) {
     if (!wired.empty())
         co_return Error(Errc::refused, fmt::format("Corm {} is wired to {}; disconnect or shut down those first", full,
                                                    joined(wired)));
-    // From here on nobody can be wired to it; what is left behind by a crash is swept as no record's.
-    CO_TRY(table_.erase(full));
+    // Without a pause, so that nobody is wired to it meanwhile; and the record last: what a crash leaves is whole again
+    // after the next start, with the host's addresses.
+    Status gone = unbuild(corm);
+    if (gone) gone = table_.erase(full);
+    if (!gone) {
+        if (const Status back = build(corm, corm.moved_addresses); !back)
+            log::error("Corm {}: {}", full, back.error().message());
+        co_return gone.error().context("delete Corm " + full);
+    }
     if (node_.libvirt.connected()) {
         const auto network = co_await node_.locks.acquire("network:" + corm.name);
         const auto removed = co_await node_.libvirt.remove_network(model::network_name(corm.name));
         if (!removed) log::warning("Corm {}: {}", full, removed.error().message());
     }
-    if (const Status gone = unbuild(corm); !gone) log::error("delete Corm {}: {}", full, gone.error().message());
     log::info("Corm {}: deleted", full);
     announce_all();
     co_return Json::object();

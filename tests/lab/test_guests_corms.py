@@ -6,6 +6,8 @@
 """
 
 import json
+import os
+import signal
 import sys
 import unittest
 
@@ -177,6 +179,48 @@ route add default via {GATEWAY} src {MOVED}
         self.banana("hv1", "corm", "delete", "moved")
         self.assertEqual((self.addresses("up0"), self.routes()), (addresses, sorted(routes)))
         self.reach_whole(GATEWAY, "hv1")
+
+    def test_moved_addresses_return_before_the_corm_goes(self) -> None:
+        """Whatever dies in between: here libvirt hangs, and the daemon is killed while it waits."""
+        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
+link add up1 type dummy
+link set up1 up
+address add {MOVED}/24 dev up1
+""")
+        self.addCleanup(self.lab.exec, "hv1", "ip", "link", "del", "up1")
+        addresses = self.addresses("up1")
+        self.corm("halfway", "--uplink", "up1", "--move-addresses")
+        self.assertEqual(self.addresses("up1"), [])
+        libvirtd, = self.lab.pids("hv1", "libvirtd")
+        os.kill(libvirtd, signal.SIGSTOP)
+        self.addCleanup(os.kill, libvirtd, signal.SIGCONT)
+        with self.lab.spawn("hv1", "banana", "corm", "delete", "halfway"):
+            wait_until(lambda: self.addresses("up1") == addresses, PATIENCE, "the addresses to be back at up1")
+            self.lab.kill_daemon("hv1", "bananad", signal.SIGKILL)
+        os.kill(libvirtd, signal.SIGCONT)
+        self.lab.start_bananad("hv1")
+        wait_until(lambda: self.is_whole("hv1"), PATIENCE, "hv1 to have its peer and libvirt")
+        self.assertEqual(self.addresses("up1"), addresses)
+        self.assertNotIn("halfway", json.dumps(self.banana("hv1", "corm", "list")))
+        self.lab.virsh("hv1", "net-destroy", "banana-halfway")
+        self.lab.virsh("hv1", "net-undefine", "banana-halfway")
+
+    def test_a_corm_that_cannot_be_deleted_stays(self) -> None:
+        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
+link add up2 type dummy
+link set up2 up
+address add {MOVED}/24 dev up2
+""")
+        bridge = str(self.corm("stays", "--uplink", "up2", "--move-addresses")["bridge"])
+        self.lab.exec("hv1", "ip", "link", "del", "up2")
+        held = self.addresses(bridge)
+        self.assertRegex(self.refused("hv1", "banana", "corm", "delete", "stays"),
+                         rf"delete Corm hv1/stays: bridge {bridge} holds the address {MOVED}/24 of uplink up2: ")
+        self.assertEqual(self.addresses(bridge), held)
+        self.assertIn("hv1/stays", json.dumps(self.banana("hv1", "corm", "list")))
+        self.lab.exec("hv1", "ip", "address", "flush", "dev", bridge)
+        self.banana("hv1", "corm", "delete", "stays")
+        self.assertNotIn(bridge, self.lab.exec("hv1", "ip", "-br", "link").stdout)
 
     def addresses(self, device: str) -> list[str]:
         found = json.loads(self.lab.exec("hv1", "ip", "-4", "-j", "address", "show", "dev", device).stdout)
