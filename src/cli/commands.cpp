@@ -80,7 +80,8 @@ std::vector<Command> host_commands() {
          .verb = "reload",
          .summary = "Let the daemon read its configuration and certificates again",
          .method = "reload",
-         .print = done("reloaded", "")},
+         .print = print_reloaded,
+         .details = "Says what was taken, and what waits for a restart of bananad (traffic goes on meanwhile)."},
     };
 }
 

@@ -18,6 +18,7 @@ Printer fields_of(std::vector<Column> fields);
 void print_problems(std::ostream& out, const Json& texts, const char* label);
 
 void print_status(const Page& page, const Json& params, const Json& result);
+void print_reloaded(const Page& page, const Json& params, const Json& result);
 void print_doctor(const Page& page, const Json& params, const Json& result);
 void print_corm(const Page& page, const Json& params, const Json& result);
 void print_corm_created(const Page& page, const Json& params, const Json& result);

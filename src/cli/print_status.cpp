@@ -1,4 +1,4 @@
-// status, doctor, peer list.
+// status, reload, doctor, peer list.
 #include <fmt/format.h>
 
 #include <ctime>
@@ -80,6 +80,12 @@ void print_peers(const Page& page, const Json&, const Json& result) {
     const Json peers = result.get("peers");
     if (!page.brief) return peer_table(peers).print(page.out);
     for (size_t i = 0; i < peers.size(); ++i) page.out << cell(peers.at(i).get("name")) << '\n';
+}
+
+void print_reloaded(const Page& page, const Json&, const Json& result) {
+    const Json taken = result.get("reloaded"), left = result.get("restart");
+    for (size_t i = 0; i < taken.size(); ++i) page.out << (page.brief ? "" : "reloaded: ") << cell(taken.at(i)) << '\n';
+    if (!page.brief) print_problems(page.out, left, "changed, waits for a restart of bananad");
 }
 
 void print_doctor(const Page& page, const Json&, const Json& result) {

@@ -33,6 +33,7 @@ struct PeerConfig {
     std::string address;  // where its controller listens: an address, or a name to be resolved
     uint16_t port = default_peer_port;
     std::optional<IpAddress> underlay;  // unset: what the peer itself says
+    bool operator==(const PeerConfig&) const = default;
 };
 
 struct TlsConfig {
@@ -56,6 +57,7 @@ struct LimitsConfig {
     milliseconds hook_timeout{7000};       // the daemon's answer to a libvirt hook; banana-hook itself gives up at 8 s
     milliseconds peer_call_timeout{3000};  // one question to a peer
     int64_t max_wires = 16384;             // on this host
+    bool operator==(const LimitsConfig&) const = default;
 };
 
 struct Config {

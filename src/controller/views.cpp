@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "base/clock.h"
+#include "controller/config_change.h"
 #include "model/names.h"
 
 namespace banana::controller {
@@ -343,9 +344,21 @@ Result<Json> Views::reload() {
     TRY_SET(const Config fresh, Config::load(options_.config));
     TRY(node_.peers.reload());
     TRY(grants_.reload());
+    Config& running = node_.config;
+    const ConfigChange change = compare(running, fresh);
+    std::vector<std::string> taken{"certificates"};
+    if (change.log_level) taken.emplace_back("log level");
+    if (change.limits) taken.emplace_back("limits");
     log::set_level(fresh.log_level);
-    node_.config.limits = fresh.limits;
-    return Json::object({{"reloaded", Json::array({"certificates", "log level", "limits"})}});
+    running.log_level = fresh.log_level;
+    running.limits = fresh.limits;
+    for (const auto& peer : change.new_peers) {
+        taken.push_back("peer " + peer.name);
+        running.peers.push_back(peer);
+        node_.peers.add({peer.name, peer.address, peer.port});
+    }
+    log::info("reloaded: {}; waits for a restart: {}", joined(taken), joined(change.restart));
+    return Json::object({{"reloaded", Json::array(taken)}, {"restart", Json::array(change.restart)}});
 }
 
 }  // namespace banana::controller

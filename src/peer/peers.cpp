@@ -56,14 +56,16 @@ Deadline::Deadline(const asio::any_io_executor& executor, milliseconds after, st
 
 Peers::Impl::Impl(asio::io_context& i, Config c, rpc::Dispatcher d)
     : io(i), config(std::move(c)), dispatcher(std::move(d)), sweep_timer(i), acceptor(i), accept_pause(i) {
-    for (const auto& address : config.peers) {
-        auto& peer = peers
-                         .emplace(std::piecewise_construct, std::forward_as_tuple(address.name),
-                                  std::forward_as_tuple(i, address))
-                         .first->second;
-        peer.since = now_s();
-        peer.error = "not tried yet";
-    }
+    for (const auto& address : config.peers) add(address);
+}
+
+Peer* Peers::Impl::add(const PeerAddress& address) {
+    const auto [at, is_new] = peers.emplace(std::piecewise_construct, std::forward_as_tuple(address.name),
+                                            std::forward_as_tuple(io, address));
+    if (!is_new) return nullptr;
+    at->second.since = now_s();
+    at->second.error = "not tried yet";
+    return &at->second;
 }
 
 Peers::Peers(asio::io_context& io, Config config, rpc::Dispatcher dispatcher)
@@ -126,6 +128,12 @@ Status Peers::reload() {
     impl_->verify_connections();
     for (auto& [name, peer] : impl_->peers) impl_->kick(peer);
     return {};
+}
+
+void Peers::add(const PeerAddress& address) {
+    Peer* peer = impl_->add(address);
+    if (peer != nullptr && impl_->running)
+        spawn(impl_->io.get_executor(), impl_->dial_loop(impl_, *peer), "peer dialler");
 }
 
 uint16_t Peers::port() const {

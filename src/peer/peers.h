@@ -63,7 +63,8 @@ public:
     void stop();      // ends every connection; waiting calls get unreachable
     Status reload();  // reads the certificate files again; on error the old ones stay in use. Connections that the
                       // new CA does not vouch for are closed, the others go on; refused peers are dialled at once
-    uint16_t port() const;  // the one listened on
+    void add(const PeerAddress& address);  // one more, dialled from now on; a name that is known: nothing
+    uint16_t port() const;                 // the one listened on
 
     void on_up(Callback callback);
     void on_down(Callback callback);

@@ -95,6 +95,7 @@ struct Peers::Impl : std::enable_shared_from_this<Peers::Impl> {
 
     // peers.cpp
     void add_own_methods();
+    Peer* add(const PeerAddress& address);  // null: there is one of that name
     Status load();
     void set_state(Peer& peer, PeerState state, const std::string& error);
     Json hello() const;

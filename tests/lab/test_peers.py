@@ -249,6 +249,24 @@ class PeersTest(unittest.TestCase):
         self.assertTrue(product.reaches(self.lab, ADDRESS))
         self.assertEqual(self.peer("hv1", "hv2")["state"], "up")
 
+    # ---- A host that joins -------------------------------------------------------------------------------------------
+
+    def test_9_a_peer_that_is_added_by_reload(self) -> None:
+        config = self.lab.host("hv1").root / "etc/banana/bananad.toml"
+        text = config.read_text()
+        self.addCleanup(config.write_text, text)
+        without = re.sub(r'\n\[\[peer\]\]\nname = "hv3"\n.*\n.*\n', "\n", text)
+        self.assertNotIn("hv3", without)
+        config.write_text(without)
+        product.restart_bananad(self.lab, "hv1")
+        product.wait_peers(self.lab, ["hv1", "hv2"])
+        self.assertEqual([one["name"] for one in product.ask(self.lab, "hv1", "peer.list")["peers"]], ["hv2"])
+        config.write_text("underlay_mtu = 1400\n" + text)
+        said = product.banana(self.lab, "hv1", "reload")
+        self.assertIn("reloaded: peer hv3\n", said)
+        self.assertIn("changed, waits for a restart of bananad: underlay_mtu\n", said)
+        product.wait_peers(self.lab)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)

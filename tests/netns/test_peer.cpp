@@ -219,3 +219,20 @@ TEST_CASE("peers: IPv6, and :: for both families") {
         CHECK(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
     });
 }
+
+TEST_CASE("peers: one that is added while others are up is dialled, and let in") {
+    in_own_netns([] {
+        Lab lab;
+        for (int i = 1; i <= 3; ++i) lab.add(i, 3);
+        lab.hosts.at("hv1").config.peers.pop_back();
+        for (const auto* name : {"hv1", "hv2", "hv3"}) lab.start(name);
+        REQUIRE(lab.until([&] { return lab.up("hv1", "hv2") && lab.state("hv3", "hv1") == "refused"; }));
+        CHECK(lab.at("hv1").names() == std::vector<std::string>{"hv2"});
+        lab.at("hv1").add({"hv3", "127.0.0.3"});
+        lab.at("hv1").add({"hv2", "127.0.0.9"});  // known: it stays what it is
+        REQUIRE(lab.until([&] { return lab.up("hv1", "hv3") && lab.up("hv3", "hv1"); }));
+        CHECK(lab.up("hv1", "hv2"));
+        CHECK(lab.entry("hv1", "hv2").get("address").as_string() == "127.0.0.2");
+        CHECK(lab.hosts.at("hv1").events == "+hv2 +hv3 ");
+    });
+}

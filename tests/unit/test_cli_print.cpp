@@ -62,6 +62,15 @@ TEST_CASE("a cell shows any value, and no control byte") {
     CHECK(at_path(json(R"({"a":1})"), "a.b.c").is_null());
 }
 
+TEST_CASE("reload says what was taken, and what waits for a restart") {
+    const Json result = json(R"({"reloaded":["certificates","peer hv3"],"restart":["underlay","[tunnel] lanes"]})");
+    CHECK(printed(command("", "reload").print, result) ==
+          "reloaded: certificates\nreloaded: peer hv3\n"
+          "changed, waits for a restart of bananad: underlay\n"
+          "changed, waits for a restart of bananad: [tunnel] lanes\n");
+    CHECK(printed(command("", "reload").print, result, true) == "certificates\npeer hv3\n");
+}
+
 TEST_CASE("durations and sizes") {
     CHECK(duration_text(0) == "0s");
     CHECK(duration_text(59) == "59s");
