@@ -21,6 +21,7 @@ namespace {
 
 constexpr size_t spike_name_max = 200;
 constexpr int64_t incoming_life_ns = 30'000'000'000;
+constexpr milliseconds change_retry_min{1000}, change_retry_max{30'000};
 
 // libvirt polices at the tap's ingress qdisc, which the cross-connect's frames never reach (tcx) or would end in
 // (clsact): the limit would silently not hold, or the wire would be cut.
@@ -348,6 +349,7 @@ Async<Json> Guests::hook_network(Json params) {
         co_return Json::object();  // a start: `prepare` has built it
     if (facts.bandwidth_outbound) co_return outbound_limit(facts.mac, facts.owner_name);
     Json question = Json::object({{"spike", key}, {"corm", corm.full_name()}, {"mac", mac.text()}});
+    if (known != nullptr) question.set("preference", known->preference);  // it is moved here from another Corm
     const auto answer = co_await node_.call(corm.host, "wire.check", question);
     if (!answer) co_return answer.error().context("interface " + facts.mac + " of domain " + facts.owner_name);
     co_return Json::object();  // the wire is made when the tap appears in the anchor
@@ -377,8 +379,16 @@ void Guests::link_set(const netlink::Link& link) {
     if (!expected && node_.libvirt.connected()) node_.spawn(resync(), "looking for a hotplugged guest");
 }
 
+bool Guests::is_in_anchor(const std::string& device, const std::string& corm) const {
+    const auto link = netlink::link(node_.engine.socket(), device);
+    const auto anchor = node_.engine.ifindex(model::anchor_device(model::corm_short_name(corm)));
+    return link && anchor && link->master == *anchor;
+}
+
+// libvirt has moved the interface already: what fails is tried again for as long as the tap stays in that anchor.
 asio::awaitable<void> Guests::change_corm(std::string key, std::string corm) {
-    const auto guard = co_await spikes_.lock(key);
+    auto first = co_await spikes_.lock(key);
+    std::optional<KeyLock::Guard> guard(std::move(first));
     const Spike* known = spikes_.table().find(key);
     if (known == nullptr || known->corm == corm || known->state != SpikeState::wired) co_return;
     log::notice("Spike {}: its interface was moved from Corm {} to Corm {}", known->name, known->corm, corm);
@@ -387,9 +397,22 @@ asio::awaitable<void> Guests::change_corm(std::string key, std::string corm) {
     const auto released = co_await spikes_.release(key, false);
     if (!released) log::error("{}", released.error().message());
     spike.corm = corm;
-    Status wired = co_await spikes_.build(spike);
-    if (wired) wired = co_await spikes_.attach(key, device);
-    if (!wired) log::error("Spike {} on Corm {}: {}", spike.name, corm, wired.error().message());
+    for (milliseconds pause = change_retry_min;; pause = std::min(pause * 2, change_retry_max)) {
+        Status wired = co_await spikes_.build(spike);
+        if (wired) wired = co_await spikes_.attach(key, device);
+        if (wired) break;
+        log::error(
+            "Spike {}: its guest is cut off: device {} is in Corm {} now, but cannot be wired to it: {}; tried "
+            "again in {} s",
+            spike.name, device, corm, wired.error().message(), pause.count() / 1000);
+        guard.reset();
+        co_await node_.sleep(pause);
+        auto again = co_await spikes_.lock(key);
+        guard.emplace(std::move(again));
+        known = spikes_.table().find(key);
+        if (known == nullptr || known->state != SpikeState::unwired || !is_in_anchor(device, corm)) co_return;
+    }
+    log::info("Spike {}: wired to Corm {}", spike.name, corm);
     settled(spike.uuid);
 }
 

@@ -58,6 +58,7 @@ private:
     asio::awaitable<void> adopt(hooks::DomainFacts facts);
     asio::awaitable<void> resync();
     asio::awaitable<void> look_at(std::string uuid);
+    bool is_in_anchor(const std::string& device, const std::string& corm) const;
     asio::awaitable<void> change_corm(std::string key, std::string corm);
     asio::awaitable<void> write_metadata(std::string uuid);
     asio::awaitable<void> unplugged(std::string key, std::string device);

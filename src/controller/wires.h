@@ -8,7 +8,7 @@
 //
 // Methods served to peers and to this host itself:
 //   wire.open     {spike, name, mac, allow_any_mac, corm, preference} -> Attachment   an owner's start
-//   wire.check    {spike, mac, corm}                                  may such a wire be opened?
+//   wire.check    {spike, mac, corm, preference}           may such a wire be opened?
 //   wire.owner    {spike} -> {owner, standby, epoch}                         who could grant it
 //   wire.prepare  {grant, mac, allow_any_mac, preference} -> Attachment    a destination's standby half
 //   wire.attach   {spike, epoch, device}          this host only: the device of a native half

@@ -14,6 +14,7 @@ sys.dont_write_bytecode = True
 
 import lab_guest  # noqa: E402
 import lab_measure  # noqa: E402
+import lab_product  # noqa: E402
 from banana_lab import EXT, Nic, Vm, wait_until  # noqa: E402
 from lab_case import PATIENCE, Box, LabCase  # noqa: E402
 
@@ -150,6 +151,39 @@ class Hotplug(LabCase):
         self.reach_whole(ADDRESS)
         self.unreachable(ADDRESS, "hv1", space=box.name)
         self.await_metadata(host, "plug", corm="hv1/lab")
+
+    def test_move_to_a_corm_that_does_not_allow_the_format(self) -> None:
+        """Refused by the hook, while the old wire stands. By `auto` it would be allowed."""
+        name = "hv2/plug/net0"
+        self.banana("hv1", "corm", "create", "open", "--etherstub", "--allow-formats", "vxlan")
+        self.addCleanup(self.banana, "hv1", "corm", "delete", "open")
+        self.await_network("open")
+        metadata = "<metadata><banana:domain xmlns:banana='urn:banana:1'>" \
+                   "<banana:spike interface='net0' wire='dtls'/></banana:domain></metadata>"
+        self.start(self.guest(), "hv2", edit=lambda xml: xml.replace("</uuid>", f"</uuid>{metadata}", 1))
+        before = self.wires("hv1", name)
+        self.assertEqual([wire["format"] for wire in before], ["dtls"])
+        said = self.lab.exec("hv2", "virsh", "-q", "update-device", "plug", "/dev/stdin", "--live", check=False,
+                             stdin=self.live_interface("hv2", network="banana-open"))
+        self.assertNotEqual(said.returncode, 0)
+        self.assertRegex(said.stderr, "wire format dtls.*allows: vxlan")
+        self.assertEqual(self.wires("hv1", name), before)
+        self.reach_whole(ADDRESS)
+
+    def test_move_to_a_corm_that_cannot_be_reached_yet(self) -> None:
+        box = Box(self, "hv1", "laterbox", "10.77.0.38/24")
+        self.banana("hv1", "spike", "adopt", "laterbox", "--device", "laterbox")
+        self.addCleanup(self.banana, "hv1", "spike", "delete", "laterbox")
+        self.banana("hv1", "connect", "laterbox", "other")
+        self.addCleanup(self.banana, "hv1", "disconnect", "laterbox")
+        self.start(self.guest(), "hv2")
+        with lab_product.rule(self.lab, "hv2", "prerouting", "udp dport 4789"):
+            self.device("hv2", "update-device", self.live_interface("hv2", network="banana-other"), "--live")
+            wait_until(lambda: "hv2/plug/net0: its guest is cut off" in lab_product.bananad_log(self.lab, "hv2"),
+                       PATIENCE, "hv2's log to say that the guest is cut off")
+        self.reach_whole(ADDRESS, "hv1", space=box.name)
+        self.assertEqual(self.await_spike("hv2", "hv2/plug/net0")["corm"], "hv1/other")
+        self.await_metadata("hv2", "plug", corm="hv1/other")
 
     def test_outbound_limit_is_refused_and_never_cuts_a_wire(self) -> None:
         """The cross-connect takes frames before libvirt's policing would see them: said, not silently ignored."""
