@@ -345,7 +345,7 @@ void read_sections(Findings& findings, Section& top, Config& config) {
     // banana-hook gives up at 8 s; the daemon's own answer has to come before.
     section.integer("hook_timeout_ms", 100, 7900, [&](int64_t v) { limits.hook_timeout = milliseconds(v); });
     section.integer("peer_call_timeout_ms", 100, 60000, [&](int64_t v) { limits.peer_call_timeout = milliseconds(v); });
-    section.integer("max_wires", 1, 1'000'000, [&](int64_t v) { limits.max_wires = v; });
+    section.integer("max_wires", 1, max_wires_limit, [&](int64_t v) { limits.max_wires = v; });
     section.finish();
 
     Section log(findings, top.table("log"), "[log]");

@@ -28,6 +28,8 @@ inline constexpr uint16_t default_tunnel_port = 4790;
 inline constexpr const char* default_libvirt_uri = "qemu:///system";
 inline constexpr const char* default_pki_dir = "/etc/banana/pki";
 
+inline constexpr int64_t max_wires_limit = 4096;  // what the cross-connect's map has room for, see wires.cpp
+
 struct PeerConfig {
     std::string name;
     std::string address;  // where its controller listens: an address, or a name to be resolved
@@ -56,7 +58,7 @@ struct TunnelConfig {
 struct LimitsConfig {
     milliseconds hook_timeout{7000};       // the daemon's answer to a libvirt hook; banana-hook itself gives up at 8 s
     milliseconds peer_call_timeout{3000};  // one question to a peer
-    int64_t max_wires = 16384;             // on this host
+    int64_t max_wires = max_wires_limit;   // to Corms of this host
     bool operator==(const LimitsConfig&) const = default;
 };
 

@@ -22,6 +22,11 @@ constexpr size_t spike_key_max = 160;
 constexpr milliseconds drain_time{2000};  // a retired half's last frames have long arrived
 constexpr int drain_rounds_max = 30;
 
+// A wire takes a Corm port and a wire device, or a native Spike's device; a third port while it is handed over. The
+// quarter that is left is for this host's Spikes on other hosts' Corms, two ports each.
+constexpr uint32_t ports_per_wire = 3;
+static_assert(max_wires_limit * ports_per_wire <= xconnect::default_capacity / 4 * 3);
+
 }  // namespace
 
 Wires::Wires(Node& node, Corms& corms, migration::Grants& grants)

@@ -85,9 +85,11 @@ struct Attachment {
     bool current = false;  // false: an older program of ours; attach() replaces it
 };
 
+inline constexpr uint32_t default_capacity = 16384;
+
 struct Options {
-    uint32_t capacity = 16384;       // ports; only for maps that are made anew. 16 bytes each, times CPUs
-    std::optional<AttachMode> mode;  // none: tcx where the kernel has it, else clsact
+    uint32_t capacity = default_capacity;  // ports; only for maps that are made anew. 16 bytes each, times CPUs
+    std::optional<AttachMode> mode;        // none: tcx where the kernel has it, else clsact
 };
 
 class CrossConnect {

@@ -46,6 +46,7 @@ TEST_CASE("a configuration of two keys gets the documented defaults") {
     CHECK(config->tunnel.spawn == TunnelConfig::Spawn::automatic);
     CHECK(config->limits.hook_timeout == milliseconds(7000));
     CHECK(config->limits.peer_call_timeout == milliseconds(3000));
+    CHECK(config->limits.max_wires == 4096);
     CHECK(config->log_level == log::Level::info);
 }
 
@@ -161,9 +162,15 @@ TEST_CASE("an error names the place and what is allowed") {
 TEST_CASE("all errors are told, in the file's order") {
     CHECK(error_of("port = 0\nhost = \"hv1\"\n[limits]\nmax_wires = 0\nmax_wire = 1\n") ==
           "b.toml:1:8: key 'port' is 0; it must be an integer from 1 to 65535\n"
-          "b.toml:4:13: key 'max_wires' in [limits] is 0; it must be an integer from 1 to 1000000\n"
+          "b.toml:4:13: key 'max_wires' in [limits] is 0; it must be an integer from 1 to 4096\n"
           "b.toml:5:1: unknown key 'max_wire' in [limits]; did you mean 'max_wires'?\n"
           "b.toml: key 'underlay' is missing; it must be an IPv4 or IPv6 address of one host");
+}
+
+TEST_CASE("as many wires are allowed as the cross-connect has room for, and no more") {
+    CHECK(error_of(minimal + "[limits]\nmax_wires = 4096\n").empty());
+    CHECK(error_of(minimal + "[limits]\nmax_wires = 4097\n") ==
+          "b.toml:4:13: key 'max_wires' in [limits] is 4097; it must be an integer from 1 to 4096");
 }
 
 TEST_CASE("what is not TOML is an error with its place") {
