@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "base/bytes.h"
+#include "base/mtu.h"
 #include "libvirt-hooks/xml_doc.h"
 
 namespace banana::hooks {
@@ -107,8 +108,8 @@ std::string wrong_mtu(const std::string& text) {
     int64_t value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
     const bool ok = error == std::errc() && end == text.data() + text.size() && is_digit(text[0]) && text[0] != '0' &&
-                    value >= 1280 && value <= 65000;
-    return ok ? "" : "must be 1280 to 65000";
+                    value >= guest_mtu_min && value <= guest_mtu_max;
+    return ok ? "" : fmt::format("must be {} to {}", guest_mtu_min, guest_mtu_max);
 }
 std::vector<std::string> words(const std::string& text) {
     std::istringstream in(text);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include "base/mtu.h"
 #include "libvirt-hooks/metadata.h"
 
 namespace banana::hooks {
@@ -112,7 +113,7 @@ Result<NetworkMeta> NetworkMeta::from_json(const Json& json) {
     TRY_SET(const Json list, json.array_at("formats"));
     for (size_t i = 0; i < list.size(); i++) out.formats.push_back(list.at(i).as_string());
     if (json.has("mtu")) {
-        TRY_SET(const int64_t mtu, json.integer("mtu", 1280, 65000));
+        TRY_SET(const int64_t mtu, json.integer("mtu", guest_mtu_min, guest_mtu_max));
         out.mtu = mtu;
     }
     return out;

@@ -1,4 +1,5 @@
 // The table of commands. A new one is a row here, and a printer if none of the present ones fits.
+#include "base/mtu.h"
 #include "cli/command.h"
 #include "cli/local.h"
 #include "cli/print.h"
@@ -9,7 +10,7 @@ namespace {
 
 using Texts = std::vector<std::string>;
 
-constexpr int64_t min_mtu = 576, max_mtu = 65535;
+constexpr int64_t max_frame = guest_mtu_max + 14;  // with the Ethernet header
 constexpr const char* ca_dir = "banana-pki";
 
 Param positional(const char* name, const char* key, const char* help, bool required = true) {
@@ -111,7 +112,7 @@ std::vector<Command> joining_commands() {
          .params = {positional("SPIKE", "name", "The Spike"),
                     number("--count", "count", "N", "Probes to send [3]", 1, 1'000'000),
                     number("--size", "size", "BYTES", "Frame size; the wire's MTU tells whether full frames pass", 1,
-                           max_mtu)},
+                           max_frame)},
          .print = print_ping,
          .details = "Exit code 3 if no probe comes back. --brief prints the mean in microseconds.",
          .run = run_ping},
@@ -128,8 +129,8 @@ std::vector<Command> corm_commands() {
                     option("--uplink", "uplink", "NIC", "Make a bridge and put this NIC into it"),
                     option("--bridge", "bridge", "BRIDGE", "Use this bridge as it is"),
                     flag("--etherstub", "etherstub", "Make a bridge without a NIC"),
-                    number("--mtu", "mtu", "BYTES", "The guests' MTU [the uplink's, or the bridge's]", min_mtu,
-                           max_mtu),
+                    number("--mtu", "mtu", "BYTES", "The guests' MTU [the uplink's, or the bridge's]", guest_mtu_min,
+                           guest_mtu_max),
                     list("--allow-formats", "formats", "FORMAT,...", "Of native, vxlan, dtls: what wires may use [all]",
                          {"native", "vxlan", "dtls"}),
                     list("--allow-hosts", "hosts", "HOST,...", "Hosts whose Spikes may be joined [all]"),

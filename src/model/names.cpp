@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "base/mtu.h"
+
 namespace banana::model {
 
 namespace {
@@ -49,8 +51,8 @@ Status check_label(std::string_view name) {
 }
 
 Status check_mtu(int64_t mtu) {
-    if (mtu >= 1280 && mtu <= 65000) return {};
-    return Error(Errc::invalid, fmt::format("MTU {}: it must be 1280 to 65000", mtu));
+    if (mtu >= guest_mtu_min && mtu <= guest_mtu_max) return {};
+    return Error(Errc::invalid, fmt::format("MTU {}: it must be {} to {}", mtu, guest_mtu_min, guest_mtu_max));
 }
 
 std::string corm_full_name(std::string_view host, std::string_view short_name) {

@@ -27,7 +27,7 @@ Status check_corm_name(std::string_view name);  // [a-z0-9][a-z0-9-]{0,11}: the 
 Status check_device_name(std::string_view name);
 // A Spike's last part, chosen by an administrator (adopted netdevs, macvtap): [A-Za-z0-9][A-Za-z0-9._-]{0,63}
 Status check_label(std::string_view name);
-Status check_mtu(int64_t mtu);  // 1280 (IPv6's minimum, RFC 8200 section 5) to 65000
+Status check_mtu(int64_t mtu);  // the range of base/mtu.h
 
 std::string corm_full_name(std::string_view host, std::string_view short_name);
 std::string corm_short_name(std::string_view full_name);
