@@ -198,6 +198,7 @@ std::vector<Command> spike_views() {
                              {"kind", "kind"},
                              {"device", "device"},
                              {"mac", "mac"},
+                             {"sends from any mac", "allow_any_mac"},
                              {"domain", "domain"},
                              {"domain's uuid", "uuid"},
                              {"interface", "interface"},
@@ -210,14 +211,14 @@ std::vector<Command> spike_views() {
 }
 
 std::vector<Command> spike_commands() {
-    const Param mac = option("--mac", "mac", "MAC", "Its MAC address [the device's own]");
     const Param new_name = name_of("The Spike's name: a-z, 0-9 and '-'");
     return {
         {.noun = "spike",
          .verb = "create",
          .summary = "Make an endpoint device for a domain's type='direct' interface",
          .method = "spike.create",
-         .params = {new_name, flag("--macvtap", "macvtap", "Make it for a macvtap (needed)"), mac},
+         .params = {new_name, flag("--macvtap", "macvtap", "Make it for a macvtap (needed)"),
+                    option("--mac", "mac", "MAC", "The guest's MAC address [a new one]")},
          .print = print_spike_created,
          .details = "Prints the interface XML to put into the domain.",
          .finish = finish_spike},
@@ -232,8 +233,9 @@ std::vector<Command> spike_commands() {
                      .help = "The netdev",
                      .value = "IF",
                      .required = true},
-                    mac,
-                    flag("--allow-any-mac", "allow_any_mac", "Let it send from any MAC address, not its own alone")},
+                    option("--mac", "mac", "MAC", "The MAC address that it may send from [any]"),
+                    flag("--allow-any-mac", "allow_any_mac",
+                         "Let it send from any MAC address, although --mac is given")},
          .print = done("adopted {device} as Spike {name}", "name"),
          .details = "Then join it: banana connect NAME CORM"},
         {.noun = "spike",

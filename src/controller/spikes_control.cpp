@@ -120,7 +120,7 @@ Async<Json> Spikes::adopt(Json params) {
                                     "this host",
                                     spike.device, held.front().text()));
     if (spike.mac == Mac{}) {
-        // A veth's other end is what will speak; its address is not ours to see. Any source is taken then.
+        // A veth's other end is what will speak, and its address is not seen here.
         spike.mac = link->mac;
         spike.allow_any_mac = true;
     }

@@ -72,6 +72,36 @@ class Corms(LabCase):
             server.expect("LISTENING")
             self.reach_whole("10.77.0.1", box.host, space=box.name)
 
+    def test_adopted_with_a_mac(self) -> None:
+        """What it sends from another is dropped; unless that is allowed."""
+        spike, address = "hv2/dev/own0", "10.77.0.64"
+        box = Box(self, "hv2", "own0", f"{address}/24")
+        mac = json.loads(box.run(self, "ip", "-j", "link", "show", "eth0"))[0]["address"]
+        adopt = ("spike", "adopt", "own0", "--device", "own0", "--mac", mac)
+        self.banana("hv2", *adopt)
+        self.addCleanup(self.lab.exec, "hv2", "banana", "spike", "delete", "own0", check=False)
+        self.addCleanup(self.lab.exec, "hv2", "banana", "disconnect", "own0", check=False)
+        self.assertRegex(self.lab.exec("hv2", "banana", "spike", "show", "own0").stdout, r"any mac +no\n")
+        self.banana("hv2", "connect", "own0", "lab")
+        self.reach(address)
+        self.assertEqual(self.foreign_frames(spike), 0)
+        box.run(self, "ip", "link", "set", "eth0", "address", "02:00:00:00:00:64")
+        self.unreachable("10.77.0.1", "hv2", space=box.name)  # it is the one that speaks
+        self.assertGreater(self.foreign_frames(spike), 0)
+        self.banana("hv2", "disconnect", "own0")
+        self.banana("hv2", "spike", "delete", "own0")
+        self.banana("hv2", *adopt, "--allow-any-mac")
+        self.assertRegex(self.lab.exec("hv2", "banana", "spike", "show", "own0").stdout, r"any mac +yes\n")
+        self.banana("hv2", "connect", "own0", "lab")
+        before = self.foreign_frames(spike)
+        self.reach(address)
+        self.assertEqual(self.foreign_frames(spike), before)
+
+    def foreign_frames(self, spike: str) -> int:
+        """Frames from a Spike that were dropped for their source."""
+        ports = self.banana("hv2", "wire", "show", spike)["counters"]["ports"]
+        return sum(port["drops"].get("foreign_mac", {}).get("frames", 0) for port in ports if port["port"] == "spike")
+
     def test_adopted_across_the_underlay_costs_are_shown(self) -> None:
         self.box("hv2", "cost", "10.77.0.63", "lab")
         self.reach_whole("10.77.0.63")
@@ -183,7 +213,8 @@ route add default via {GATEWAY} src {MOVED}
     def test_moved_addresses_return_before_the_corm_goes(self) -> None:
         """Whatever dies in between: here libvirt hangs, and the daemon is killed while it waits."""
         self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
-link add up1 type dummy
+link add up1 type veth peer name up1far
+link set up1far up
 link set up1 up
 address add {MOVED}/24 dev up1
 """)
@@ -195,7 +226,9 @@ address add {MOVED}/24 dev up1
         os.kill(libvirtd, signal.SIGSTOP)
         self.addCleanup(os.kill, libvirtd, signal.SIGCONT)
         with self.lab.spawn("hv1", "banana", "corm", "delete", "halfway"):
-            wait_until(lambda: self.addresses("up1") == addresses, PATIENCE, "the addresses to be back at up1")
+            wait_until(lambda: "halfway" not in json.dumps(self.banana("hv1", "corm", "list")), PATIENCE,
+                       "Corm halfway to go")
+            self.assertEqual(self.addresses("up1"), addresses)
             self.lab.kill_daemon("hv1", "bananad", signal.SIGKILL)
         os.kill(libvirtd, signal.SIGCONT)
         self.lab.start_bananad("hv1")
@@ -207,7 +240,8 @@ address add {MOVED}/24 dev up1
 
     def test_a_corm_that_cannot_be_deleted_stays(self) -> None:
         self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
-link add up2 type dummy
+link add up2 type veth peer name up2far
+link set up2far up
 link set up2 up
 address add {MOVED}/24 dev up2
 """)
