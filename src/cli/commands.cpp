@@ -240,7 +240,7 @@ std::vector<Command> spike_commands() {
          .details = "Then join it: banana connect NAME CORM"},
         {.noun = "spike",
          .verb = "delete",
-         .summary = "Remove a Spike that was created or adopted, with its wire",
+         .summary = "Remove a Spike that was created or adopted; refused while it is wired",
          .method = "spike.delete",
          .params = {name_of("The Spike")},
          .print = done("deleted Spike {name}", "name")},
