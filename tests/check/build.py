@@ -28,6 +28,7 @@ class Build:
         """Nothing to do if it was configured in the same way before."""
         log = self.log("configure")
         log.unlink(missing_ok=True)
+        refuse_configured(TOP)
         if not (TOP / "configure").exists():
             must(["./bootstrap"], log, 300)
         wanted = [str(TOP / "configure"), *self.options, f"CXXFLAGS={os.environ.get('CXXFLAGS', self.flags)}"]
@@ -44,6 +45,13 @@ class Build:
         log = self.log("make")
         log.unlink(missing_ok=True)
         must(["make", f"-j{os.cpu_count() or 1}", *targets], log, timeout, directory=self.directory)
+
+
+def refuse_configured(top: pathlib.Path) -> None:
+    """automake's configure does not build elsewhere once it was run in the source directory."""
+    if (top / "config.status").exists():
+        raise StepFailed(f"{top} was configured in place, which keeps it from being built in a directory of its own: "
+                         f"make -C {top} distclean, then try again (to install: see README.md)")
 
 
 def guest_image(build: Build) -> None:

@@ -11,6 +11,7 @@ import time
 import unittest
 from dataclasses import replace
 
+import build
 import counts
 import leftovers
 import steps
@@ -49,6 +50,16 @@ class CountsTest(unittest.TestCase):
                 ("Ran 0 tests in 0.0s\n\nOK\n", 0, Counts(0, 1)),
                 ("test_a ... ", 124, Counts(0, 1)), ("", 0, Counts(0, 1))):
             self.assertEqual(counts.unittest(said, status), expected, said)
+
+
+class BuildTest(unittest.TestCase):
+    def test_a_source_directory_that_is_configured(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            top = pathlib.Path(directory)
+            build.refuse_configured(top)
+            (top / "config.status").touch()
+            with self.assertRaisesRegex(steps.StepFailed, f"{top} was configured in place.*distclean"):
+                build.refuse_configured(top)
 
 
 class VerdictTest(unittest.TestCase):

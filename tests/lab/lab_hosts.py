@@ -70,8 +70,9 @@ def built() -> bool:
 def require_built() -> pathlib.Path:
     missing = [program for program in PROGRAMS if not (build_dir() / program).exists()]
     if missing:
-        raise LabError(f"no {', '.join(missing)} in {build_dir()}: build first (./bootstrap && ./configure && make), "
-                       "name the build directory in BANANA_BUILD, or ask for a lab without bananad (--no-bananad)")
+        raise LabError(f"no {', '.join(missing)} in {build_dir()}: build first (./bootstrap && mkdir -p build && "
+                       "cd build && ../configure && make), name another build directory in BANANA_BUILD, or ask for a "
+                       "lab without bananad (--no-bananad)")
     return build_dir()
 
 
