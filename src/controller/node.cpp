@@ -46,18 +46,34 @@ Node::Node(asio::io_context& io_context, Config configuration, wiring::Engine en
     refresh_underlay();
 }
 
-uint32_t Node::find_underlay_mtu() {
-    if (config.underlay_mtu) return static_cast<uint32_t>(*config.underlay_mtu);
+Result<netlink::Link> Node::underlay_device() {
     auto& socket = engine.socket();
-    const auto links = netlink::links(socket, {0, "", false});
-    if (!links) return 0;
-    for (const auto& link : *links) {
+    TRY_SET(const auto links, netlink::links(socket, {0, "", false}));
+    for (const auto& link : links) {
         const auto addresses = netlink::addresses(socket, link.index);
         if (!addresses) continue;
         for (const auto& address : *addresses)
-            if (address.ip == config.underlay) return link.mtu;
+            if (address.ip == config.underlay) return link;
     }
-    return 0;
+    return Error(Errc::not_found, fmt::format("{} is on no device of this host", config.underlay.text()));
+}
+
+uint32_t Node::find_underlay_mtu() {
+    if (config.underlay_mtu) return static_cast<uint32_t>(*config.underlay_mtu);
+    const auto device = underlay_device();
+    return device ? device->mtu : 0;
+}
+
+Json Node::peer_status() const {
+    const Json all = peers.status();
+    for (size_t i = 0; i < all.size(); ++i) {
+        Json peer = all.at(i), ours = tunnel.peer_status(peer.get("name").as_string());
+        // The peer knows better than we do why it does not answer.
+        const std::string its = peer.get("info").get("capabilities").get("tunnel").get("problem").as_string();
+        if (ours.get("state").as_string() != "up" && !its.empty()) ours.set("reason", "there: " + printable(its));
+        peer.set("tunnel", ours);
+    }
+    return all;
 }
 
 void Node::refresh_underlay() {

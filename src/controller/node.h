@@ -31,6 +31,8 @@ public:
 
     model::Host self() const;
     Result<model::Host> host(const std::string& name) const;  // unreachable: a peer that is not up
+    Result<netlink::Link> underlay_device();                  // not_found: the address is on none
+    Json peer_status() const;                                 // peers.status(), each with `tunnel` {state, reason}
     void refresh_underlay();  // looks at the underlay's device again, and tells the peers what is new
     void tell_abilities();    // to the peers, if they are new
     void peer_changed(const std::string& name);

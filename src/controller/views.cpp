@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <fstream>
-
 #include "base/clock.h"
 #include "controller/config_change.h"
+#include "controller/doctor.h"
 #include "model/names.h"
+#include "tunnel/dtls.h"
+#include "tunnel/record.h"
+#include "tunnel/wire_format.h"
 
 namespace banana::controller {
 
@@ -23,16 +25,6 @@ namespace {
 constexpr size_t ethernet_header = 14;
 // RFC 7348 section 5: inner Ethernet, VXLAN and UDP headers, and the outer IP header.
 constexpr uint32_t vxlan_overhead_v4 = 50, vxlan_overhead_v6 = 70;
-
-bool bridge_nf_call() {
-    std::ifstream file("/proc/sys/net/bridge/bridge-nf-call-iptables");
-    int value = 0;
-    return (file >> value) && value != 0;
-}
-
-Json check(const char* name, bool ok, const std::string& text, const std::string& advice) {
-    return Json::object({{"name", name}, {"ok", ok}, {"text", text}, {"advice", ok ? "" : advice}});
-}
 
 Json count_json(const xconnect::Count& count) {
     return Json::object({{"frames", count.frames}, {"bytes", count.bytes}});
@@ -57,10 +49,11 @@ void Views::serve() {
     d.on("wire.probe", [this](Context&, Json p) -> Async<Json> { co_return co_await probe(std::move(p)); });
     d.on("peer.list", [this](Context&, Json) -> Async<Json> {
         Json out = Json::object();
-        out.set("peers", peers());
+        out.set("peers", node_.peer_status());
         co_return out;
     });
-    d.on("doctor", [this](Context&, Json) -> Async<Json> { co_return doctor(); });
+    d.on("doctor",
+         [this](Context&, Json) -> Async<Json> { co_return Doctor(node_, corms_, wires_, spikes_).examine(); });
     d.on("reload", [this](Context&, Json) -> Async<Json> { co_return reload(); });
 }
 
@@ -74,19 +67,6 @@ std::vector<std::string> Views::warnings() const {
     for (const auto& corm : corms_.all())
         if (const auto text = corms_.network_problem(corm.full_name()); !text.empty()) out.push_back(text);
     return out;
-}
-
-// Both ways to each peer: its controller and its tunnel.
-Json Views::peers() const {
-    const Json all = node_.peers.status();
-    for (size_t i = 0; i < all.size(); ++i) {
-        Json peer = all.at(i), tunnel = node_.tunnel.peer_status(peer.get("name").as_string());
-        // The peer knows better than we do why it does not answer.
-        const std::string its = peer.get("info").get("capabilities").get("tunnel").get("problem").as_string();
-        if (tunnel.get("state").as_string() != "up" && !its.empty()) tunnel.set("reason", "there: " + printable(its));
-        peer.set("tunnel", tunnel);
-    }
-    return all;
 }
 
 Json Views::status() {
@@ -111,7 +91,7 @@ Json Views::status() {
     out.set("ports_unsettled", static_cast<int64_t>(node_.engine.unsettled()));
     out.set("libvirt", libvirt);
     out.set("tunnel", node_.tunnel.status());
-    out.set("peers", peers());
+    out.set("peers", node_.peer_status());
     out.set("warnings", Json::array(warnings()));
     return out;
 }
@@ -259,9 +239,10 @@ asio::awaitable<void> Views::add_tunnel(Json& shown) {
         if (one > 0 && (path_mtu == 0 || one < path_mtu)) path_mtu = one;
     }
     if (path_mtu == 0) co_return;
-    // What stands before a frame on the path: IP, UDP, the datagram's header, a DTLS record with GCM, an entry.
-    const int64_t overhead = (node_.config.underlay.size() == 4 ? 20 : 40) + 8 + 4 + 37 + 16;
-    const int64_t needed = shown.get("mtu").as_int() + static_cast<int64_t>(ethernet_header) + overhead;
+    const size_t ip_udp = node_.config.underlay.size() == 4 ? 28 : 48;
+    const size_t overhead =
+        ip_udp + tunnel::data_header_bytes + tunnel::record_overhead + tunnel::entry_bytes + ethernet_header;
+    const int64_t needed = shown.get("mtu").as_int() + static_cast<int64_t>(overhead);
     Json underlay = shown.get("underlay");
     underlay.set("path_mtu", path_mtu);
     underlay.set("cost",
@@ -289,55 +270,6 @@ Async<Json> Views::probe(Json params) {
     const auto rtt = co_await node_.prober.round_trip(index, size, milliseconds(1000));
     if (!rtt) co_return rtt.error().context("probe the wire of " + name);
     co_return Json::object({{"rtt_us", *rtt / 1000}, {"size", static_cast<int64_t>(size)}});
-}
-
-Json Views::doctor() {
-    Json checks = Json::array();
-    node_.refresh_underlay();
-    checks.push(check("bridge-nf-call", !bridge_nf_call(), "whether frames through bridges pass iptables",
-                      "sysctl net.bridge.bridge-nf-call-iptables=0"));
-    const bool tcx = node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx;
-    checks.push(check("cross-connect", true, tcx ? "attached by tcx" : "attached by clsact: this kernel has no tcx",
-                      "nothing to do; Linux 6.6 has tcx, which leaves the qdisc slot to others"));
-    checks.push(check("libvirt", node_.libvirt.connected() || !node_.libvirt.used(),
-                      node_.libvirt.used() ? node_.config.libvirt_uri : "not used", node_.libvirt.problem()));
-    const bool hooks = access(BANANA_SYSCONFDIR "/libvirt/hooks/qemu.d/50-banana", X_OK) == 0 ||
-                       access("/etc/libvirt/hooks/qemu.d/50-banana", X_OK) == 0 ||
-                       access("/etc/libvirt/hooks/qemu", X_OK) == 0;
-    checks.push(check("libvirt hooks", hooks || !node_.libvirt.used(), "the hook stubs that tell bananad of guests",
-                      "make install puts them into libvirt's hook directory; libvirtd reads it when it starts"));
-    const model::TunnelEnd tunnel = node_.tunnel.end();
-    checks.push(check("tunnel", tunnel.problem.empty(),
-                      tunnel.problem.empty() ? fmt::format("UDP port {}, {} lanes", tunnel.port, tunnel.lanes)
-                                             : "this host has no DTLS wires",
-                      tunnel.problem));
-    const Json all_peers = peers();
-    for (size_t i = 0; i < all_peers.size(); ++i) {
-        const Json peer = all_peers.at(i), session = peer.get("tunnel");
-        const std::string name = peer.get("name").as_string(), state = session.get("state").as_string();
-        checks.push(check(("peer " + name).c_str(), peer.get("state").as_string() == "up",
-                          peer.get("state").as_string(), peer.get("error").as_string()));
-        if (tunnel.problem.empty() && state != "unknown")
-            checks.push(check(("tunnel to " + name).c_str(), state == "up", state, session.get("reason").as_string()));
-    }
-    wiring::Plan plan = corms_.plan();
-    plan += wires_.plan();
-    plan += spikes_.plan();
-    const auto missing = node_.engine.difference(plan);
-    checks.push(check("kernel", missing && missing->empty(),
-                      !missing           ? missing.error().message()
-                      : missing->empty() ? "links, ports and entries are as the records say"
-                                         : fmt::format("{} things differ, first: {}", missing->size(),
-                                                       wiring::describe(missing->front())),
-                      "systemctl restart bananad repairs it; traffic goes on meanwhile"));
-    const auto dropped = node_.engine.filter().dropped();
-    checks.push(check("VXLAN senders", dropped && *dropped == 0,
-                      dropped
-                          ? fmt::format("{} frames of our VNIs came from foreign addresses and were dropped", *dropped)
-                          : dropped.error().message(),
-                      "somebody on the underlay sends frames into our wires: look at UDP port " +
-                          std::to_string(node_.config.vxlan_port)));
-    return Json::object({{"checks", checks}});
 }
 
 Result<Json> Views::reload() {

@@ -20,8 +20,6 @@ private:
     Result<Json> wire_show(const std::string& name);
     asio::awaitable<void> add_tunnel(Json& shown);
     Async<Json> probe(Json params);
-    Json peers() const;
-    Json doctor();
     Result<Json> reload();
 
     // A wire as either side knows it; both, when Corm and Spike are on this host.

@@ -1,0 +1,147 @@
+#include "controller/doctor.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+
+#include "controller/hook_files.h"
+#include "model/names.h"
+
+namespace banana::controller {
+
+bool bridge_nf_call() {
+    std::ifstream file("/proc/sys/net/bridge/bridge-nf-call-iptables");
+    int value = 0;
+    return (file >> value) && value != 0;
+}
+
+Doctor::Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes)
+    : node_(node), corms_(corms), wires_(wires), spikes_(spikes), peers_(node.peer_status()), checks_(Json::array()) {}
+
+void Doctor::add(const std::string& name, bool ok, const std::string& text, const std::string& advice) {
+    checks_.push(Json::object({{"name", name}, {"ok", ok}, {"text", text}, {"advice", ok ? "" : advice}}));
+}
+
+Json Doctor::examine() {
+    node_.refresh_underlay();
+    add("bridge-nf-call", !bridge_nf_call(), "whether frames through bridges pass iptables",
+        "sysctl net.bridge.bridge-nf-call-iptables=0");
+    const bool tcx = node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx;
+    add("cross-connect", true,
+        tcx ? "attached by tcx" : "attached by clsact: this kernel has no tcx, which Linux 6.6 brings", "");
+    look_at_underlay();
+    look_at_libvirt();
+    look_at_tunnel();
+    look_at_peers();
+    look_at_kernel();
+    look_at_senders();
+    return Json::object({{"checks", checks_}});
+}
+
+void Doctor::look_at_underlay() {
+    const auto device = node_.underlay_device();
+    const std::string address = node_.config.underlay.text();
+    if (!device)
+        return add("underlay", false, device.error().message(),
+                   "give the address to a device, or correct `underlay` in bananad.toml and restart bananad");
+    add("underlay", device->running,
+        fmt::format("{} is on {}, MTU {}{}", address, device->name, device->mtu,
+                    device->running ? "" : ", which has no link"),
+        fmt::format("ip link set {} up; look at its cable or its lower device", device->name));
+}
+
+void Doctor::look_at_libvirt() {
+    if (!node_.libvirt.used()) return add("libvirt", true, "not used: [libvirt] uri is empty", "");
+    const std::string problem = node_.libvirt.problem(), uri = node_.config.libvirt_uri;
+    add("libvirt", node_.libvirt.connected(), problem.empty() ? uri : uri + ": " + problem,
+        "start libvirtd, or correct [libvirt] uri in bananad.toml; bananad connects by itself");
+    const std::string wrong = hook_problem({BANANA_SYSCONFDIR "/libvirt/hooks", "/etc/libvirt/hooks"});
+    add("libvirt hooks", wrong.empty(), wrong.empty() ? "qemu and network tell bananad of guests" : wrong,
+        "make install puts them into libvirt's hook directory; then restart libvirtd, which looks for them when it "
+        "starts");
+}
+
+std::set<std::string> Doctor::tunnel_hosts() const {
+    std::set<std::string> hosts;
+    for (size_t i = 0; i < peers_.size(); ++i) {
+        const std::string site = peers_.at(i).get("info").get("site").as_string();
+        if (!site.empty() && site != node_.config.site) hosts.insert(peers_.at(i).get("name").as_string());
+    }
+    wires_.table().each([&](const model::Wire& wire) {
+        for (const auto& half : {wire.active, wire.standby})
+            if (half && half->format == model::Format::dtls) hosts.insert(half->host);
+    });
+    spikes_.table().each([&](const model::Spike& spike) {
+        if (spike.attachment && spike.attachment->half.format == model::Format::dtls)
+            hosts.insert(spike.attachment->corm_host);
+    });
+    hosts.erase(node_.config.host);
+    return hosts;
+}
+
+void Doctor::look_at_tunnel() {
+    const model::TunnelEnd tunnel = node_.tunnel.end();
+    const auto hosts = tunnel_hosts();
+    if (tunnel.problem.empty())
+        add("tunnel", true, fmt::format("UDP port {}, {} lanes", tunnel.port, tunnel.lanes), "");
+    else if (hosts.empty())
+        add("tunnel", true, "none, and none is needed: no peer is of another site (" + tunnel.problem + ")", "");
+    else
+        add("tunnel", false,
+            fmt::format("no DTLS wires to {}: {}", joined({hosts.begin(), hosts.end()}), tunnel.problem),
+            fmt::format("they need a certificate of role tunnel (banana pki issue {} --role tunnel) in {}, and a "
+                        "banana-tunneld that runs (systemctl status banana-tunneld)",
+                        node_.config.host, node_.config.tunnel.certificate));
+}
+
+void Doctor::look_at_peers() {
+    const auto with_reason = [](const std::string& state, const std::string& reason) {
+        return state == "up" || reason.empty() ? state : state + ": " + reason;
+    };
+    const bool tunnel_here = node_.tunnel.end().problem.empty();
+    const auto hosts = tunnel_hosts();
+    for (size_t i = 0; i < peers_.size(); ++i) {
+        const Json peer = peers_.at(i), session = peer.get("tunnel");
+        const std::string name = peer.get("name").as_string(), state = peer.get("state").as_string();
+        add("peer " + name, state == "up", with_reason(state, peer.get("error").as_string()),
+            state == "refused"
+                ? fmt::format(
+                      "each needs a certificate of the same CA for its own name, and the other as a [[peer]] in "
+                      "bananad.toml: banana pki show, here and on {}",
+                      name)
+                : fmt::format("is bananad running on {}, and TCP port {} open between the hosts?", name,
+                              peer.get("port").as_int()));
+        const std::string way = session.get("state").as_string();
+        if (!tunnel_here || way == "unknown") continue;
+        add("tunnel to " + name, way == "up" || !hosts.contains(name),
+            with_reason(way, session.get("reason").as_string()),
+            fmt::format("is banana-tunneld running on {} (banana doctor, there), and UDP port {} open between the "
+                        "hosts?",
+                        name, node_.config.tunnel.port));
+    }
+}
+
+void Doctor::look_at_kernel() {
+    wiring::Plan plan = corms_.plan();
+    plan += wires_.plan();
+    plan += spikes_.plan();
+    const auto missing = node_.engine.difference(plan);
+    add("kernel", missing && missing->empty(),
+        !missing ? missing.error().message()
+        : missing->empty()
+            ? "links, ports and entries are as the records say"
+            : fmt::format("{} things differ, first: {}", missing->size(), wiring::describe(missing->front())),
+        "systemctl restart bananad repairs it; traffic goes on meanwhile");
+}
+
+void Doctor::look_at_senders() {
+    const auto dropped = node_.engine.filter().dropped();
+    add("VXLAN senders", dropped && *dropped == 0,
+        dropped ? fmt::format("{} frames of our VNIs came from foreign addresses and were dropped", *dropped)
+                : dropped.error().message(),
+        dropped ? fmt::format("somebody on the underlay sends frames into our wires: look at UDP port {}",
+                              node_.config.vxlan_port)
+                : "systemctl restart bananad makes the nftables table `banana` anew");
+}
+
+}  // namespace banana::controller

@@ -1,0 +1,36 @@
+// Doctor: what `banana doctor` looks at. Nothing here changes anything.
+//
+// Concepts: a check says what it found in `text`, and, if that is not well, what to do in `advice`.
+// Threading: the io_context's single thread.
+#pragma once
+
+#include "controller/spikes.h"
+
+namespace banana::controller {
+
+bool bridge_nf_call();  // whether frames through this host's bridges pass iptables
+
+class Doctor {
+public:
+    Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes);
+    Json examine();  // {checks: [{name, ok, text, advice}]}
+
+private:
+    void add(const std::string& name, bool ok, const std::string& text, const std::string& advice);
+    void look_at_underlay();
+    void look_at_libvirt();
+    void look_at_tunnel();
+    void look_at_peers();
+    void look_at_kernel();
+    void look_at_senders();
+
+    std::set<std::string> tunnel_hosts() const;  // peers that cannot do without a tunnel
+
+    Node& node_;
+    Corms& corms_;
+    Wires& wires_;
+    Spikes& spikes_;
+    Json peers_, checks_;
+};
+
+}  // namespace banana::controller
