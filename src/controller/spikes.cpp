@@ -105,6 +105,14 @@ const Spike* Spikes::by_name(const std::string& name) const {
     return it == by_name_.end() || it->first != name ? nullptr : table_.find(it->second);
 }
 
+Result<const Spike*> Spikes::resolve(const std::string& name) const {
+    const Spike* found = by_name(name);
+    if (found == nullptr) found = by_name(model::netdev_spike_name(node_.config.host, name));
+    if (found != nullptr) return found;
+    return Error(Errc::not_found,
+                 fmt::format("host {} has no Spike '{}' (banana spike list)", node_.config.host, printable(name, 80)));
+}
+
 const Spike* Spikes::by_device(const std::string& device) const {
     const auto it = by_device_.find(device);
     return it == by_device_.end() ? nullptr : table_.find(it->second);

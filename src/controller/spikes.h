@@ -31,6 +31,8 @@ public:
 
     const registry::Table<model::Spike>& table() const { return table_; }
     const model::Spike* by_name(const std::string& name) const;
+    // What a user calls it: its name, or the last part of an adopted or created one's of this host.
+    Result<const model::Spike*> resolve(const std::string& name) const;
     const model::Spike* by_device(const std::string& device) const;
     std::vector<model::Spike> of_domain(const std::string& uuid) const;
     bool handing_over() const;  // a Spike is granted, leaves or arrives

@@ -48,11 +48,7 @@ void Spikes::serve() {
     });
     d.on("spike.show", [this](Context&, Json p) -> Async<Json> {
         CO_TRY_SET(const std::string name, p.string("name"));
-        const Spike* spike = by_name(name);
-        if (spike == nullptr) spike = by_name(model::netdev_spike_name(node_.config.host, name));
-        if (spike == nullptr)
-            co_return Error(Errc::not_found, fmt::format("host {} has no Spike '{}' (banana spike list)",
-                                                         node_.config.host, printable(name, 80)));
+        CO_TRY_SET(const Spike* spike, resolve(name));
         co_return spike_json(*spike);
     });
     d.on("spike.create", [this](Context&, Json p) -> Async<Json> { co_return co_await create(std::move(p)); });
@@ -184,9 +180,7 @@ Status Spikes::unstage(const Spike& spike) {
 
 Async<Json> Spikes::remove(Json params) {
     CO_TRY_SET(const std::string name, params.string("name"));
-    const Spike* known = by_name(name);
-    if (known == nullptr) known = by_name(model::netdev_spike_name(node_.config.host, name));
-    if (known == nullptr) co_return Error(Errc::not_found, "there is no Spike " + printable(name, 80));
+    CO_TRY_SET(const Spike* known, resolve(name));
     const std::string key = known->key;
     const auto guard = co_await lock(key);
     const Spike* now = table_.find(key);
@@ -217,11 +211,7 @@ Async<Json> Spikes::connect(Json params) {
     CO_TRY_SET(const std::string corm_name, params.string("corm"));
     CO_TRY_SET(const model::Corm corm, corms_.resolve(corm_name));
     CO_TRY_SET(const std::string preference, model::parse_preference(params.get("wire").as_string()));
-    const Spike* known = by_name(name);
-    if (known == nullptr) known = by_name(model::netdev_spike_name(node_.config.host, name));
-    if (known == nullptr)
-        co_return Error(Errc::not_found, fmt::format("there is no Spike '{}' on host {} (banana spike list)",
-                                                     printable(name, 80), node_.config.host));
+    CO_TRY_SET(const Spike* known, resolve(name));
     const std::string key = known->key;
     const auto guard = co_await lock(key);
     known = table_.find(key);
@@ -253,12 +243,11 @@ Async<Json> Spikes::connect(Json params) {
 
 Async<Json> Spikes::disconnect(Json params) {
     CO_TRY_SET(const std::string name, params.string("spike"));
-    const Spike* known = by_name(name);
-    if (known == nullptr) known = by_name(model::netdev_spike_name(node_.config.host, name));
-    if (known == nullptr) {
+    const auto found = resolve(name);
+    if (!found) {
         // The Corm's side of a wire whose Spike's host is gone for good.
         const auto* wire = wires_.by_name(name);
-        if (wire == nullptr) co_return Error(Errc::not_found, "there is no Spike " + printable(name, 80));
+        if (wire == nullptr) co_return found.error();
         if (node_.peers.is_up(wire->owner()))
             co_return Error(
                 Errc::refused,
@@ -267,9 +256,9 @@ Async<Json> Spikes::disconnect(Json params) {
         CO_TRY(co_await wires_.evict(wire->spike));
         co_return Json::object();
     }
-    const std::string key = known->key;
+    const std::string key = (*found)->key;
     const auto guard = co_await lock(key);
-    known = table_.find(key);
+    const Spike* known = table_.find(key);
     if (known != nullptr && known->kind != SpikeKind::netdev && known->state != SpikeState::unwired)
         co_return Error(Errc::refused,
                         fmt::format("Spike {} is a running guest's: detach its interface by virsh", name));

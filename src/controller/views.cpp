@@ -189,13 +189,9 @@ Json Views::underlay_of(Format format, const IpAddress& remote, uint32_t mtu) co
 
 Result<Json> Views::wire_show(const std::string& name) {
     Json out, ports = Json::array();
-    const Wire* wire = wires_.by_name(name);
-    const Spike* spike = spikes_.by_name(name);
-    if (wire == nullptr && spike == nullptr) {
-        const std::string local = model::netdev_spike_name(node_.config.host, name);
-        wire = wires_.by_name(local);
-        spike = spikes_.by_name(local);
-    }
+    const auto found = spikes_.resolve(name);
+    const Spike* spike = found ? *found : nullptr;
+    const Wire* wire = wires_.by_name(spike != nullptr ? spike->name : name);
     if (spike != nullptr && (!spike->attachment || spike->state == SpikeState::unwired)) spike = nullptr;
     if (wire == nullptr && spike == nullptr)
         return Error(Errc::not_found, fmt::format("host {} has no wire of Spike '{}' (banana wire list)",

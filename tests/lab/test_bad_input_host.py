@@ -101,7 +101,9 @@ class BadHostInputTest(unittest.TestCase):
         self.refuse(USAGE, r"junk", *adopt, "s", "--device", "d0", "--mac", "junk")
         self.refuse(REFUSED, r"eth1 cannot be adopted: it is a port of another device", *adopt, "s", "--device", "eth1")
         self.refuse(REFUSED, r"lo cannot be adopted: it is the loopback device", *adopt, "s", "--device", "lo")
-        self.refuse(NOT_FOUND, r"no Spike 'nobody'.*hv1", "connect", "nobody", "lab")
+        self.refuse(NOT_FOUND, r"host hv1 has no Spike 'nobody' \(banana spike list\)", "connect", "nobody", "lab")
+        for words in (("disconnect",), ("spike", "show"), ("spike", "delete")):
+            self.refuse(NOT_FOUND, r"host hv1 has no Spike 'nobody' \(banana spike list\)", *words, "nobody")
         product.banana(self.lab, "hv1", *adopt, "s", "--device", "d0")
         self.addCleanup(product.banana, self.lab, "hv1", "spike", "delete", "s")
         self.refuse(REFUSED, r"hv1/dev/s already", *adopt, "s", "--device", "d3")
