@@ -42,66 +42,29 @@ Status Wires::load() {
 }
 
 void Wires::serve() {
-    using rpc::Context;
+    using Handler = Async<Json> (Wires::*)(const rpc::Context&, Json);
     auto& d = node_.dispatcher;
-    const auto serve_one = [&](const char* what, Async<Json> (Wires::*handler)(const rpc::Context&, Json)) {
-        d.on(std::string("wire.") + what, [this, what, handler](Context& c, Json p) -> Async<Json> {
+    const auto on = [&](const char* method, Handler handler) {
+        d.on(method, [this, handler](rpc::Context& c, Json p) -> Async<Json> {
+            co_return co_await (this->*handler)(c, std::move(p));
+        });
+    };
+    const auto on_noted = [&](const char* what, Handler handler) {
+        d.on(std::string("wire.") + what, [this, what, handler](rpc::Context& c, Json p) -> Async<Json> {
             Result<Json> reply = co_await (this->*handler)(c, p);
             if (!reply) note_refusal(c, p, what, reply.error());
             co_return reply;
         });
     };
-    serve_one("open", &Wires::open);
-    serve_one("prepare", &Wires::prepare);
-    serve_one("attach", &Wires::attach);
-    serve_one("close", &Wires::close);
-    d.on("wire.check", [this](Context& c, Json p) -> Async<Json> {
-        CO_TRY_SET(const std::string spike, p.string("spike"));
-        CO_TRY_SET(const std::string corm_name, p.string("corm"));
-        CO_TRY_SET(const Mac mac, Mac::parse(p.get("mac").as_string()));
-        CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
-        CO_TRY(check_open(spike, mac, corm, caller(node_, c)));
-        CO_TRY_SET(const std::string preference, model::parse_preference(p.get("preference").as_string()));
-        CO_TRY(make_half(caller(node_, c), corm, preference));
-        co_return Json::object();
-    });
-    d.on("wire.owner", [this](Context&, Json p) -> Async<Json> {
-        CO_TRY_SET(const std::string spike, p.string("spike"));
-        const Wire* wire = table_.find(spike);
-        co_return Json::object({{"owner", wire != nullptr ? wire->owner() : ""},
-                                {"standby", wire != nullptr && wire->standby ? wire->standby->host : ""},
-                                {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}}});
-    });
-    using Retired = Result<std::vector<Half>>;
-    d.on("wire.flip", [this](Context& c, Json p) -> Async<Json> {
-        co_return co_await change(c, std::move(p), "flip", true, [](Wire& wire, const Asked& asked) -> Retired {
-            const Half* own = wire.half_of(asked.host);
-            if (own == nullptr || own->epoch != asked.epoch)
-                return Error(Errc::refused, fmt::format("Spike {}: host {} has no half of epoch {}", wire.name,
-                                                        asked.host, asked.epoch));
-            if (!wire.standby)
-                return Error(Errc::refused, fmt::format("Spike {}: nobody is to take it over", wire.name));
-            TRY(wire.flip(wire.standby->epoch));
-            return std::vector<Half>{};
-        });
-    });
-    d.on("wire.back", [this](Context& c, Json p) -> Async<Json> {
-        co_return co_await change(c, std::move(p), "flip back", false, [](Wire& wire, const Asked& asked) -> Retired {
-            TRY(wire.flip_back(asked.host));
-            return std::vector<Half>{};
-        });
-    });
-    d.on("wire.activate", [this](Context& c, Json p) -> Async<Json> {
-        co_return co_await change(c, std::move(p), "activate", true, [](Wire& wire, const Asked& asked) -> Retired {
-            const Half* own = wire.half_of(asked.host);
-            if (own == nullptr || own->epoch != asked.epoch)
-                return Error(Errc::refused,
-                             fmt::format("Spike {} was not granted to host {} (epoch {}); its owner is {}", wire.name,
-                                         asked.host, asked.epoch, wire.owner()));
-            TRY_SET(const auto retired, wire.activate(asked.epoch));
-            return retired ? std::vector<Half>{*retired} : std::vector<Half>{};
-        });
-    });
+    on_noted("open", &Wires::open);
+    on_noted("prepare", &Wires::prepare);
+    on_noted("attach", &Wires::attach);
+    on_noted("close", &Wires::close);
+    on("wire.check", &Wires::check);
+    on("wire.owner", &Wires::owner);
+    on("wire.flip", &Wires::flip);
+    on("wire.back", &Wires::flip_back);
+    on("wire.activate", &Wires::activate);
 }
 
 // Whoever asks for what is not his own stands in the log, with the Spike's name and his.
@@ -373,7 +336,7 @@ Async<Json> Wires::attach(const rpc::Context& context, Json params) {
 }
 
 Async<Json> Wires::change(const rpc::Context& context, Json params, const char* what, bool with_epoch,
-                          std::function<Result<std::vector<Half>>(Wire&, const Asked&)> step) {
+                          std::function<Retired(Wire&, const Asked&)> step) {
     CO_TRY_SET(const Asked who, asked(context, params, with_epoch));
     const auto guard = co_await node_.locks.acquire("wire:" + who.spike);
     const Wire* known = table_.find(who.spike);
@@ -390,6 +353,58 @@ Async<Json> Wires::change(const rpc::Context& context, Json params, const char* 
     CO_TRY(node_.engine.realise(wiring::plan_wire_entries(wire, *retired)).context(what));
     retire(*retired);
     co_return Json::object();
+}
+
+Async<Json> Wires::check(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const std::string spike, params.string("spike"));
+    CO_TRY_SET(const std::string corm_name, params.string("corm"));
+    CO_TRY_SET(const Mac mac, Mac::parse(params.get("mac").as_string()));
+    CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
+    CO_TRY(check_open(spike, mac, corm, caller(node_, context)));
+    CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
+    CO_TRY(make_half(caller(node_, context), corm, preference));
+    co_return Json::object();
+}
+
+Async<Json> Wires::owner(const rpc::Context&, Json params) {
+    CO_TRY_SET(const std::string spike, params.string("spike"));
+    const Wire* wire = table_.find(spike);
+    co_return Json::object({{"owner", wire != nullptr ? wire->owner() : ""},
+                            {"standby", wire != nullptr && wire->standby ? wire->standby->host : ""},
+                            {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}}});
+}
+
+Async<Json> Wires::flip(const rpc::Context& context, Json params) {
+    co_return co_await change(context, std::move(params), "flip", true, [](Wire& wire, const Asked& asked) -> Retired {
+        const Half* own = wire.half_of(asked.host);
+        if (own == nullptr || own->epoch != asked.epoch)
+            return Error(Errc::refused,
+                         fmt::format("Spike {}: host {} has no half of epoch {}", wire.name, asked.host, asked.epoch));
+        if (!wire.standby) return Error(Errc::refused, fmt::format("Spike {}: nobody is to take it over", wire.name));
+        TRY(wire.flip(wire.standby->epoch));
+        return std::vector<Half>{};
+    });
+}
+
+Async<Json> Wires::flip_back(const rpc::Context& context, Json params) {
+    co_return co_await change(context, std::move(params), "flip back", false,
+                              [](Wire& wire, const Asked& asked) -> Retired {
+                                  TRY(wire.flip_back(asked.host));
+                                  return std::vector<Half>{};
+                              });
+}
+
+Async<Json> Wires::activate(const rpc::Context& context, Json params) {
+    co_return co_await change(
+        context, std::move(params), "activate", true, [](Wire& wire, const Asked& asked) -> Retired {
+            const Half* own = wire.half_of(asked.host);
+            if (own == nullptr || own->epoch != asked.epoch)
+                return Error(Errc::refused,
+                             fmt::format("Spike {} was not granted to host {} (epoch {}); its owner is {}", wire.name,
+                                         asked.host, asked.epoch, wire.owner()));
+            TRY_SET(const auto retired, wire.activate(asked.epoch));
+            return retired ? std::vector<Half>{*retired} : std::vector<Half>{};
+        });
 }
 
 Async<Json> Wires::close(const rpc::Context& context, Json params) {

@@ -51,14 +51,19 @@ private:
         uint64_t epoch = 0;
     };
     Result<Asked> asked(const rpc::Context& context, const Json& params, bool with_epoch = true) const;
-    using Change = std::function<Result<std::vector<model::Half>>(model::Wire&)>;  // returns the retired halves
+    using Retired = Result<std::vector<model::Half>>;  // the halves that a step has retired
 
     void note_refusal(const rpc::Context& context, const Json& params, const char* what, const Error& why) const;
     Async<Json> open(const rpc::Context& context, Json params);
     Async<Json> prepare(const rpc::Context& context, Json params);
     Async<Json> attach(const rpc::Context& context, Json params);
     Async<Json> change(const rpc::Context& context, Json params, const char* what, bool with_epoch,
-                       std::function<Result<std::vector<model::Half>>(model::Wire&, const Asked&)> step);
+                       std::function<Retired(model::Wire&, const Asked&)> step);
+    Async<Json> check(const rpc::Context& context, Json params);
+    Async<Json> owner(const rpc::Context& context, Json params);
+    Async<Json> flip(const rpc::Context& context, Json params);
+    Async<Json> flip_back(const rpc::Context& context, Json params);
+    Async<Json> activate(const rpc::Context& context, Json params);
     Async<Json> close(const rpc::Context& context, Json params);
 
     Status check_open(const std::string& spike, const Mac& mac, const model::Corm& corm, const std::string& host) const;
