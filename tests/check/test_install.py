@@ -60,6 +60,8 @@ class InstallTest(unittest.TestCase):
         hook = (self.root / "etc/libvirt/hooks/qemu.d/50-banana").read_text()
         self.assertIn("lib/libvirt/banana-hook", hook)
         self.assertNotIn(str(BUILD), hook)
+        unit = (self.root / "usr/lib/systemd/system/bananad.service").read_text()
+        self.assertRegex(unit, r"(?m)^Before=(.* )?libvirtd\.service( |$)", "autostarted guests must find bananad")
         make("uninstall", variables=where)
         self.assertEqual(self.files(), [])
 

@@ -11,6 +11,7 @@ import unittest
 sys.dont_write_bytecode = True
 
 from banana_lab import Nic, Vm, wait_until  # noqa: E402
+from lab_base import build_dir  # noqa: E402
 from lab_case import PATIENCE, LabCase  # noqa: E402
 
 NEAR, FAR = "10.77.0.20", "10.77.0.21"
@@ -22,6 +23,21 @@ for link in $(ls /sys/class/net); do
     case $link in bn* | vnet*) ip link del "$link" 2>/dev/null ;; esac
 done
 ip link set eth1 up
+"""
+
+# A service manager, as far as bananad sees of it: prints what it is told, and whether bananad answers then.
+MANAGER = """
+import os, signal, socket, subprocess, sys
+path, words = "/run/notify", sys.argv[1:]
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notes:
+    notes.bind(path)
+    notes.settimeout(30)
+    with subprocess.Popen(words, env={**os.environ, "NOTIFY_SOCKET": path}, stderr=subprocess.DEVNULL) as daemon:
+        print(notes.recv(4096).decode(), flush=True)
+        print(subprocess.run(["banana", "status", "--brief"], capture_output=True).returncode, flush=True)
+        daemon.send_signal(signal.SIGTERM)
+        print(notes.recv(4096).decode(), daemon.wait())
+os.unlink(path)
 """
 
 
@@ -45,6 +61,15 @@ class GuestsAndDaemons(LabCase):
 
     def whole_again(self, host: str) -> None:
         wait_until(lambda: self.is_whole(host), PATIENCE, f"{host} to have its peers and libvirt")
+
+    def test_bananad_says_when_it_is_ready(self) -> None:
+        """Its unit is Type=notify and stands before libvirtd's: libvirtd, and so every guest, waits for this."""
+        self.lab.kill_daemon("hv1", "bananad")
+        self.addCleanup(self.whole_again, "hv1")
+        self.addCleanup(self.lab.start_bananad, "hv1")
+        said = self.lab.exec("hv1", "python3", "-c", MANAGER, str(build_dir() / "bananad"), "--config",
+                             "/etc/banana/bananad.toml").stdout
+        self.assertEqual(said.splitlines(), ["READY=1", "0", "STOPPING=1 0"])
 
     def test_daemons_restart_under_running_guests(self) -> None:
         self.guests()
