@@ -44,7 +44,9 @@ class BadHostInputTest(unittest.TestCase):
         cls.lab.exec("hv1", "ip", "-batch", "-", stdin="link add d0 type veth peer name d1\n"
                                                        "link add d2 mtu 1400 type veth peer name d3\n"
                                                        "address add 192.0.2.1/24 dev d1\n")
-        wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name"), 20, "network banana-lab on hv2")
+        for host in ("hv1", "hv2"):
+            wait_until(lambda at=host: "banana-lab" in cls.lab.virsh(at, "net-list", "--name"), 20,
+                       f"network banana-lab on {host}")
 
     def refuse(self, status: int, words: str, *command: str, host: str = "hv1") -> None:
         with self.subTest(" ".join(command)):
