@@ -1,7 +1,7 @@
 """The figures of bench-dtls: what they are called, their tables, and what the DTLS wire has to reach."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bench_dtls_measure import Search, idle_round_trip, loaded_round_trip, tcp
@@ -21,6 +21,7 @@ FIGURES = {
 ONLY = ("tcp1", "tcp4", "udp1300", "udp128", "rtt", "rtt-load")  # by default; `cpu` comes with tcp1
 MORE = ("udp128gso",)  # the guest's machine hands many datagrams to its kernel at once
 SEARCHED = {"udp1300": (1300, "plain"), "udp128": (128, "plain"), "udp128gso": (128, "gso")}
+ROUNDS = 5  # the least for a verdict
 WIDTH = 11
 
 
@@ -90,6 +91,14 @@ GOALS = (
     Goal(True, "cpu", "openvpn", 4, "CPU seconds per GB <= 1/4 of OpenVPN's", lower=True),
     Goal(False, "tcp1", "openvpn", 3, "TCP x1 >= 3x OpenVPN"),
 )
+
+
+def left_out(rounds: int, offloads: str | None, skipped: Iterable[str]) -> list[str]:
+    """What the options keep from being measured: with any of it there is no PASS. `skipped`: rows and figures."""
+    left = [f"rounds {rounds + 1} to {ROUNDS}"] if rounds < ROUNDS else []
+    if offloads:
+        left.append("offloads " + ("off" if offloads == "on" else "on"))
+    return left + list(skipped)
 
 
 def ratio(goal: Goal, ours: Result, theirs: Result) -> float:
