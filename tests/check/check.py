@@ -20,7 +20,7 @@ from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, run, 
 
 LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
 LAB_AT_ONCE = 2
-LAB_ALONE = ("test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
+LAB_ALONE = ("test_dtls", "test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
 TUNNEL_PROGRAMS = ("banana-tunneld", "relay", "flood")  # tests/tunnel
 TUNNEL_FILE_LIMIT = 600
 FUZZ_TARGETS = ("fuzz_records", "fuzz_frames")
