@@ -2,14 +2,21 @@
 
 import contextlib
 import hashlib
+import json
+import pathlib
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tunnel_world import inside, wait_until
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "lab"))
+import lab_image  # noqa: E402
 
 if TYPE_CHECKING:
     from tunnel_rig import Host
@@ -91,6 +98,41 @@ class Numbered:
         self._reader.join()
         self._in.close()
         self._out.close()
+
+
+class Streams:
+    """tests/traffic between the hosts' addresses on the wire: an open-loop stream each way, of so many a second."""
+
+    def __init__(self, sender: "Host", receiver: "Host", rate: int) -> None:
+        program = str(lab_image.traffic_program())
+        with inside(receiver.name):
+            self._serve = subprocess.Popen([program, "serve"], stdout=subprocess.PIPE, text=True)
+        assert self._serve.stdout
+        self._serve.stdout.readline()  # it listens
+        with inside(sender.name):
+            self._run = subprocess.Popen([program, "run", "--peer", f"10.10.0.{receiver.number}", "--rate", str(rate),
+                                          "--json", "--until-eof"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                         text=True)
+        assert self._run.stdout
+        if self._run.stdout.readline() != "READY\n":
+            self.close()
+            raise AssertionError("traffic run did not begin")
+        self.begun = time.monotonic()
+        self.seconds = 0.0
+
+    def finish(self) -> Any:
+        """The report; see tests/traffic/accounting.h."""
+        self.seconds = time.monotonic() - self.begun
+        said = self._run.communicate(timeout=60)[0]
+        return json.loads(said.splitlines()[-1])
+
+    def close(self) -> None:
+        for process in (self._run, self._serve):
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe:
+                    pipe.close()
 
 
 class Tcp:

@@ -125,15 +125,16 @@ class Host:
     def call(self, method: str, params: Json = None, fds: Sequence[int] = ()) -> Json:
         return self.control.call(method, params, fds)
 
-    def configure(self, poll: str = "auto", rekey_seconds: int = 3600) -> None:
+    def configure(self, poll: str = "auto", rekey_seconds: int = 3600, rekey_records: int = 1 << 27,
+                  cpus: Sequence[int] = ()) -> None:
         with inside(self.name):
             sockets = [udp(self.address, port, reuse=port != 0) for _ in range(self.lanes) for port in (PORT, 0)]
         with contextlib.ExitStack() as stack:
             for one in sockets:
                 stack.enter_context(one)
             self._poll = poll
-            self.call("configure", {"address": self.address, "port": PORT, "lanes": self.lanes, "cpus": [],
-                                    "poll": poll, "rekey_seconds": rekey_seconds, "rekey_records": 1 << 27},
+            self.call("configure", {"address": self.address, "port": PORT, "lanes": self.lanes, "cpus": list(cpus),
+                                    "poll": poll, "rekey_seconds": rekey_seconds, "rekey_records": rekey_records},
                       [one.fileno() for one in sockets])
 
     def peer(self, address: str, lanes: int, name: str = "", more: Sequence[Json] = ()) -> None:
