@@ -306,15 +306,17 @@ class Idle(Base):
             wait_until(lambda: host.session()["path_mtu"] == 1500, 30, "the search for the path's MTU")
         window, measured = 5.0, ""
 
+        def looked() -> list[tuple[int, float, int]]:
+            return [(self.wakeups(host), host.cpu(), host.status()["lanes"][0]["polls"]) for host in self.made.hosts]
+
         def quiet() -> bool:
             nonlocal measured
-            before = [(self.wakeups(host), host.cpu()) for host in self.made.hosts]
+            before = looked()
             threading.Event().wait(window)
-            after = [(self.wakeups(host), host.cpu()) for host in self.made.hosts]
-            per_second = max(b[0] - a[0] for a, b in zip(before, after)) / window
-            used = max(b[1] - a[1] for a, b in zip(before, after)) / window
-            measured = f"{per_second:.1f} wake-ups/s, {used:.1%} of a CPU"
-            return per_second < 10 and used <= 0.01
+            after = looked()
+            per_second, used, polls = (max(b[i] - a[i] for a, b in zip(before, after)) / window for i in range(3))
+            measured = f"{per_second:.1f} wake-ups/s, {used:.1%} of a CPU, {polls:.1f} polls/s"
+            return per_second < 10 and used <= 0.01 and polls == 0
 
         try:
             wait_until(quiet, 40, "both to be quiet")

@@ -1,11 +1,17 @@
 """Frames of all sizes over one lane and several, and what a tap must not be able to do."""
 
+import os
+import pathlib
+import socket
+import time
 import unittest
+from collections import Counter
 
-from tunnel_flows import Queue, Tcp
-from tunnel_rig import TunnelCase
-from tunnel_world import wait_until
+from tunnel_flows import Queue, Streams, Tcp
+from tunnel_rig import Host, TunnelCase
+from tunnel_world import inside, wait_until
 
+FLOWS = 64
 HEAD = b"\x52\x54\0\0\0\2" + b"\x52\x54\0\0\0\1" + b"\x88\xb5"
 
 
@@ -40,6 +46,83 @@ class Lanes(TunnelCase):
 
     def test_unequal_lanes(self) -> None:
         self.carries((2, 1))
+
+    def test_many_flows(self) -> None:
+        """Each lane carries some of them, and no flow is reordered."""
+        world = self.world((2, 2))
+        h1, h2 = world.hosts
+        world.wires()
+        world.up()
+        before = self.carried(h1), self.carried(h2)
+        last: Counter[int] = Counter()  # by the sender's port
+        with inside(h2.name), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taker:
+            taker.bind(("10.10.0.2", 0))
+            taker.settimeout(10)
+            with inside(h1.name):
+                givers = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(FLOWS)]
+            for giver in givers:
+                self.addCleanup(giver.close)
+                giver.connect(taker.getsockname())
+            for number in range(1, 51):
+                for giver in givers:
+                    giver.send(number.to_bytes(4, "big"))
+                for _ in givers:  # all of a round: the socket's buffer holds that
+                    text, (_, port) = taker.recvfrom(100)
+                    self.assertEqual(int.from_bytes(text, "big"), last[port] + 1)
+                    last[port] += 1
+        self.assertEqual(list(last.values()), [50] * FLOWS)
+        for host, first in zip(world.hosts, before):
+            shares = [(b - a) / (50 * FLOWS) for a, b in zip(first, self.carried(host))]
+            self.assertGreater(min(shares), 0.1, shares)
+
+    def carried(self, host: Host) -> list[int]:
+        return [lane["frames"] for lane in host.status()["lanes"]]
+
+    def test_cpus(self) -> None:
+        """Each lane's thread runs where it is told to; without that, where the process may."""
+        allowed = sorted(os.sched_getaffinity(0))
+        if len(allowed) == 1:
+            self.skipTest("there is one CPU only")
+        host = self.world((2, 2)).hosts[0]
+        self.run_on(host, [allowed] * 2)
+        for pinned in ([allowed[-1], allowed[0]], [allowed[0]] * 2):
+            host.configure(cpus=pinned)
+            self.run_on(host, [[cpu] for cpu in pinned])
+
+    def run_on(self, host: Host, wanted: list[list[int]]) -> None:
+        """A thread names itself, and binds itself, when it begins."""
+        names = [f"lane {number}" for number in range(host.lanes)]
+        found: dict[str, list[int]] = {}
+
+        def as_wanted() -> bool:
+            found.clear()
+            for task in pathlib.Path(f"/proc/{host.process.pid}/task").iterdir():
+                found[(task / "comm").read_text().strip()] = sorted(os.sched_getaffinity(int(task.name)))
+            return [found.get(name) for name in names] == wanted
+
+        try:
+            wait_until(as_wanted, 5, "")
+        except AssertionError:
+            self.fail(f"{wanted} wanted: {found}")
+
+    def test_polling(self) -> None:
+        """Under load a lane looks again without sleeping, unless that is off. Idle: see test_tunnel_control.py."""
+        world = self.world()
+        for poll in ("auto", "never"):
+            for host, other in (world.hosts, world.hosts[::-1]):
+                host.configure(poll)
+                host.peer(other.address, 1)
+            world.wires()
+            world.up()
+            flow = Streams(*world.hosts, 30_000)
+            self.addCleanup(flow.close)
+            time.sleep(1)  # not a wait for anything: the load
+            polls = [host.status()["lanes"][0]["polls"] for host in world.hosts]
+            flow.close()
+            print(f"{poll}: {polls}", end=" ", flush=True)
+            with self.subTest(poll=poll):
+                self.assertEqual(max(polls) > 0, poll == "auto")
+
 
 class FromTap(TunnelCase):
     def test_nonsense(self) -> None:
