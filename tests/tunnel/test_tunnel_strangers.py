@@ -24,6 +24,7 @@ RATE, FAST = 10_000, 50_000  # forged datagrams a second
 KEPT, KEPT_FAST = 0.8, 0.5  # of the throughput; the flood takes a good part of two CPUs itself
 SLICES = 10
 DAY = 86400
+SECOND = "198.18.0.7"
 
 
 class Flood(TunnelCase):
@@ -125,6 +126,59 @@ class Flood(TunnelCase):
         self.assertGreater(self.h2.status()["lanes"][0]["challenges"] - challenges, 10_000)
         print("up after", " ".join(f"{seconds:.2f}" for seconds in took), "s", end=" ", flush=True)
         self.assertLess(max(took), 3)
+
+
+class SecondAddress(TunnelCase):
+    """r passes datagrams from h1 to h2 on as if they came from SECOND, where nobody answers: that address proves
+    nothing, so the session stays where it is."""
+
+    def setUp(self) -> None:
+        made = self.world()
+        self.h1, self.h2 = made.hosts
+        made.wires()
+        made.up()
+        run("ip", "-n", "r", "route", "add", "blackhole", FORGED)
+        self.flow = self.numbered(self.h1, self.h2, size=1200)  # alone in its record
+        self.flow.passes()
+
+    def stays(self, rule: str) -> None:
+        rules = RUN / "second.nft"
+        rules.write_text(f"""\
+table ip second {{
+    counter altered {{}}
+    counter asked {{}}
+    chain c {{
+        type filter hook prerouting priority 0
+        iifname r1 ip daddr {self.h2.address} meta l4proto udp {rule}
+        iifname r2 ip daddr {SECOND} counter name asked
+    }}
+}}
+""")
+        run("ip", "netns", "exec", "r", "nft", "-f", rules)
+        self.flow.send(3000, rate=2000)
+        self.assertTrue(self.flow.all_there(), f"{len(self.flow.got)} of {self.flow.sent}")
+        self.assertEqual(self.flow.twice, 0)
+        listed = json.loads(run("ip", "netns", "exec", "r", "nft", "-j", "list", "counters"))["nftables"]
+        self.counted = {item["counter"]["name"]: item["counter"]["packets"] for item in listed if "counter" in item}
+        self.assertGreater(self.counted["altered"], 500)
+        session = self.h2.session()
+        self.assertEqual((session["moved"], session["state"]), (0, "up"))
+        self.assertNotIn(SECOND, session["address"])
+        back = self.numbered(self.h2, self.h1)
+        back.passes()
+
+    def test_fresh(self) -> None:
+        """It is asked, once a second at most, and no answer comes."""
+        self.stays(f"numgen inc mod 3 0 counter name altered ip saddr set {SECOND}")
+        self.assertGreater(self.counted["asked"], 0)
+        self.assertLess(self.counted["asked"], 20)
+
+    def test_replayed(self) -> None:
+        """A record that was opened before is not even a reason to ask."""
+        before = self.h2.session()["refused"].get("replayed", 0)
+        self.stays(f'dup to {self.h2.address} device "r2" counter name altered ip saddr set {SECOND}')
+        self.assertEqual(self.counted["asked"], 0)
+        self.assertGreater(self.h2.session()["refused"]["replayed"] - before, 500)
 
 
 class Certificates(TunnelCase):
