@@ -99,6 +99,18 @@ class VerdictTest(unittest.TestCase):
             self.assertIn(wanted, "; ".join(verdict.broken_limits([late, late, self.BANANA, self.PLAIN])))
             self.assertEqual(verdict.broken_limits([late, self.BANANA, self.BANANA, self.PLAIN]), [])
 
+    def test_words_of_gaps(self) -> None:
+        """test_quickstart tolerates these, and no others."""
+        late = replace(self.BANANA, late=100.0, gap_to=29.2, gap_from=111.2)
+        for rows, gaps in (([replace(self.BANANA, gap_to=29.1, gap_from=111.1), self.PLAIN], 4),
+                           ([late, late, self.PLAIN], 2),
+                           ([replace(self.BANANA, lost_to=21, lost_from=21, kept=False, gap_from=9.0, stopped=None), self.PLAIN],
+                            0),
+                           ([replace(self.BANANA, before="vxlan", gap_to=0, gap_from=0), self.PLAIN], 0), ([], 0)):
+            broken = verdict.broken_limits(rows)
+            self.assertTrue(broken)
+            self.assertEqual(len([text for text in broken if verdict.OF_GAPS.match(text)]), gaps, broken)
+
     def test_a_running_clock_leaves_the_stop_in_the_gap(self) -> None:
         self.assertEqual(self.broken(clock=0.0, gap_to=95.0), "")
         self.assertIn("gap to", self.broken(clock=0.0, gap_to=130.0))

@@ -17,6 +17,7 @@ So two things must hold, each way by itself: of every migration the rest is at m
 libvirt's plus 20 ms. Gaps as they were measured stand in the table.
 """
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from typing import Any
 LOST_LIMIT = 20
 APART = {"banana": "vxlan", "dtls": "dtls"}  # kind: the wire's format when guest and Corm are on different hosts
 GAP_LIMIT_MS = 20.0
+# The two comparisons of gaps, among the words of broken_limits().
+OF_GAPS = re.compile(r"hv\d>hv\d: of a gap (to|from) the guest neither QEMU |gaps (to|from) the guest less QEMU's ")
 
 
 @dataclass(frozen=True)
