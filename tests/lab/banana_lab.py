@@ -73,9 +73,10 @@ class Host:
 class Lab:
     def __init__(self, hosts: int = 2, *, name: str | None = None, bananad: bool = True, sites: Sequence[str] = (),
                  underlay_mtu: int = 1500, uplinks: str = "first", hooks: pathlib.Path | None = None,
-                 detached: bool = False) -> None:
+                 pki: pathlib.Path | None = None, detached: bool = False) -> None:
         """`sites`: one a host, the last for all that follow. `uplinks`: hv1 alone ("first"), or "all" hosts.
-        `hooks`: a directory with the hooks `qemu` and `network`, for a lab without bananad."""
+        `hooks`: a directory with the hooks `qemu` and `network`, for a lab without bananad. `pki`: an empty directory
+        where the CA and all certificates stay."""
         if not 1 <= hosts <= 200:
             raise LabError(f"a lab has 1 to 200 hosts, not {hosts}")
         if uplinks not in ("first", "all"):
@@ -84,7 +85,7 @@ class Lab:
         self.bananad = bananad
         self.hosts: dict[str, Host] = {}
         self._count, self._sites, self._mtu, self._uplinks = hosts, list(sites) or ["site1"], underlay_mtu, uplinks
-        self._hooks, self._detached = hooks, detached
+        self._hooks, self._pki, self._detached = hooks, pki, detached
         self._mine = False  # the state directory is this lab's, not another's of the same name
         self._launcher: subprocess.Popen[str] | None = None
         self._init = self._launcher_pid = 0
@@ -225,9 +226,10 @@ class Lab:
         hypervisors = self.hypervisors
         if self.bananad:
             with tempfile.TemporaryDirectory(prefix="banana-pki-") as directory:
-                lab_hosts.make_pki(pathlib.Path(directory), list(hypervisors))
+                pki = self._pki or pathlib.Path(directory)
+                lab_hosts.make_pki(pki, list(hypervisors))
                 for host in hypervisors:
-                    lab_hosts.configure_banana(host, list(hypervisors), pathlib.Path(directory))
+                    lab_hosts.configure_banana(host, list(hypervisors), pki)
         traffic = lab_image.traffic_program()
         for host in self.hosts.values():
             (host.root / PROGRAM_DIR.lstrip("/")).mkdir(parents=True)
