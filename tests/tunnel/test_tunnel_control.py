@@ -151,6 +151,29 @@ class Died(Base):
         self.made.up()
 
 
+class DiedFar(TunnelCase):
+    def test_killed(self) -> None:
+        """As above, where only h1 can dial: whichever end is started anew, and whoever has to find out."""
+        world = self.world(relayed=1)
+        world.wires()
+        world.up()
+        h1, h2 = world.hosts
+        there, back = self.numbered(h1, h2), self.numbered(h2, h1)
+        took = []
+        for host in (h2, h1, h2):
+            there.passes()
+            back.passes()
+            host.stop(signal.SIGKILL)
+            begin = time.monotonic()
+            host.restart()
+            there.passes()
+            back.passes()
+            took.append(time.monotonic() - begin)
+        print("frames after", " ".join(f"{seconds:.2f}" for seconds in took), "s", end=" ", flush=True)
+        self.assertLess(max(took), 2)
+        self.assertEqual((there.twice, back.twice), (0, 0))
+
+
 class Controllers(Base):
     def test_gone_and_back(self) -> None:
         flowing = self.flowing()
