@@ -180,7 +180,9 @@ void Channel::tick(int64_t now) {
     // The end that was dialled waits a little longer, or both would rekey at once.
     const int64_t age = current_->session->dialled() ? limits.age_ns : limits.age_ns + limits.age_ns / 16;
     const uint64_t records = current_->session->records_sealed();
-    if ((now - current_->up_since > age || records > limits.records) && dialling() == nullptr && now >= next_dial_)
+    const int64_t since = now - current_->up_since;
+    if ((since > age || (records > limits.records && since > rekey_pause_ns)) && dialling() == nullptr &&
+        now >= next_dial_)
         dial(now);
 }
 

@@ -51,6 +51,7 @@ class Channel {
 public:
     static constexpr int64_t drain_ns = 3'000'000'000;
     static constexpr int64_t dial_first_ns = 200'000'000, dial_max_ns = 5'000'000'000;
+    static constexpr int64_t rekey_pause_ns = 1'000'000'000;  // however few records are allowed
     static constexpr size_t sessions_max = 8;
 
     Channel(ChannelHost& host, std::string name, const Endpoint& address);
