@@ -30,12 +30,14 @@ class StepFailed(Exception):
 
 
 def end_on_signals() -> None:
-    """TERM and HUP end us as a ^C does: by an exception, so that everything is taken down."""
+    """TERM and HUP end us as a ^C does: by an exception, so that everything is taken down. INT does so in the background,
+    too, where a shell has it ignored."""
     def leave(number: int, _: object) -> None:
         raise SystemExit(128 + number)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def tail(log: pathlib.Path, lines: int = TAIL) -> str:
