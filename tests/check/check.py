@@ -23,6 +23,10 @@ LAB_AT_ONCE = 2
 LAB_ALONE = ("test_dtls", "test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
 TUNNEL_PROGRAMS = ("banana-tunneld", "relay", "flood")  # tests/tunnel
 TUNNEL_FILE_LIMIT = 600
+SANITIZED_PROGRAMS = ("unit_tests", "netns_tests", "banana-tunneld")
+# Frames, descriptors, messages, datagrams, hosts and certificates that are not as they should be.
+TUNNEL_HOSTILE = ("test_tunnel_frames.FromTap", "test_tunnel_control.Nonsense", "test_tunnel_path.Damaged",
+                  "test_tunnel_strangers.Certificates", "test_tunnel_strangers.Wires")
 FUZZ_TARGETS = ("fuzz_records", "fuzz_frames")
 FUZZ_SECONDS = 30  # each
 PYTHON = ("/usr/bin/python3", "-B", "-m", "unittest", "-v")
@@ -106,6 +110,12 @@ class Check:
             self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest,
                        TUNNEL_FILE_LIMIT, directory=path.parent)
 
+    def tunnel_sanitized(self) -> None:
+        program = self.sanitized.directory / "banana-tunneld"
+        self.tests("tests/tunnel, hostile, sanitized", self.sanitized.log("tunnel_hostile"), [*PYTHON, *TUNNEL_HOSTILE],
+                   counts.unittest, TUNNEL_FILE_LIMIT, directory=TOP / "tests/tunnel",
+                   environment={**SANITIZED, "BANANA_TUNNELD": str(program)})
+
     def lab_tests(self) -> None:
         if not self.do("guest image", lambda: guest_image(self.build)):
             return
@@ -151,9 +161,10 @@ class Check:
             self.compiled(self.build, "netns_tests", 600)
             self.tunnel_tests()
         if self.part == "all" and self.do("configure with sanitizers", self.sanitized.configure) and \
-                self.do("build with sanitizers", lambda: self.sanitized.make("unit_tests", "netns_tests")):
+                self.do("build with sanitizers", lambda: self.sanitized.make(*SANITIZED_PROGRAMS)):
             self.compiled(self.sanitized, "unit_tests", 600, **SANITIZED)
             self.compiled(self.sanitized, "netns_tests", 900, **SANITIZED)
+            self.tunnel_sanitized()
         if self.wants("lab"):
             self.lab_tests()
 

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import struct
@@ -29,7 +30,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from tunnel_flows import Numbered
-from tunnel_world import BUILD, RUN, inside, make_namespaces, remove_namespaces, run, sysctl, udp, wait_until
+from tunnel_world import (BUILD, RUN, SANITIZED, TUNNELD, inside, make_namespaces, remove_namespaces, run, sysctl, udp,
+                          wait_until)
 
 Json = Any
 PORT = 4790
@@ -106,7 +108,7 @@ class Host:
         words = ["--socket", self.socket, "--certificate", self.certificate, "--key",
                  self.certificate.with_suffix(".key"), "--ca", self.ca, "--log-level", "debug"]
         with inside(self.name), open(self.log, "ab") as output:
-            self.process = subprocess.Popen([BUILD / "banana-tunneld", *words], stdout=output, stderr=output)
+            self.process = subprocess.Popen([TUNNELD, *words], stdout=output, stderr=output)
         self.connect()
 
     def connect(self) -> None:
@@ -209,6 +211,13 @@ class Host:
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(how)
         return self.process.wait(20)
+
+    def end(self) -> None:
+        """A sanitized one has to end by itself: then it looks for leaks. Whatever it found is a failure."""
+        self.control.close()
+        self.stop(signal.SIGTERM if SANITIZED else signal.SIGKILL)
+        found = re.findall(r"^.*(?:Sanitizer|runtime error: ).*$", self.log.read_text(errors="replace"), re.MULTILINE)
+        assert not found, f"{self.name}: {found[0]}"
 
 
 def tap(device: str) -> int:
@@ -318,11 +327,12 @@ class World:
     def close(self) -> None:
         if self.relay:
             self.relay.close()
-        for host in self.hosts:
-            if hasattr(host, "control"):
-                host.control.close()
-                host.stop(signal.SIGKILL)
-        remove_namespaces("h1", "h2", "r")
+        try:
+            for host in self.hosts:
+                if hasattr(host, "control"):
+                    host.end()
+        finally:
+            remove_namespaces("h1", "h2", "r")
 
 
 def make_certificates() -> None:

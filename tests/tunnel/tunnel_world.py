@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 BUILD = pathlib.Path(os.environ.get("BANANA_BUILD") or pathlib.Path(__file__).resolve().parent.parent.parent).resolve()
+SANITIZED = "BANANA_TUNNELD" in os.environ
+TUNNELD = pathlib.Path(os.environ["BANANA_TUNNELD"]) if SANITIZED else BUILD / "banana-tunneld"
 CLONE_NEWNET = 0x40000000
 CONTAINED = "BANANA_TUNNEL_TEST"  # in the environment: the folder with this run's files
 RUN = pathlib.Path("/run/tunnel")
