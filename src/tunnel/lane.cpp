@@ -111,12 +111,13 @@ void Lane::loop() {
         const bool worth = config_.poll && idle_gap_ns_ < poll_ns;
         const bool polling = worth && now - last_work < poll_ns;
         look(now, polling ? 0 : sleep_ms(now));
+        const int64_t woken = monotonic_ns();
         if (polling) counters_.polls++;
         const bool worked = round();
         if (worked) {
             if (!polling) {
                 counters_.wakeups++;
-                const int64_t gap = std::min(monotonic_ns() - now, int64_t{10} * poll_ns);
+                const int64_t gap = std::min(woken - now, int64_t{10} * poll_ns);
                 idle_gap_ns_ += (gap - idle_gap_ns_) / 8;
             }
             last_work = monotonic_ns();
