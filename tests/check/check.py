@@ -97,12 +97,23 @@ class Check:
         """What it finds is kept in the log's folder: `fuzz_... FILE` runs it again."""
         if not self.do("build fuzz targets", lambda: self.build.make("fuzz")):
             return
-        for name in FUZZ_TARGETS:
-            log = self.build.log(name)
-            self.tests(name.replace("_", " "), log, [self.build.directory / name, f"-max_total_time={FUZZ_SECONDS}",
-                                                     "-timeout=10", "-max_len=4096", "-print_final_stats=1",
-                                                     f"-artifact_prefix={log.parent / name}-"],
-                       counts.fuzzer, FUZZ_SECONDS + 120)
+        running = {name: self.fuzz(name) for name in FUZZ_TARGETS}  # a core each
+        try:
+            for name, program in running.items():
+                while (status := program.wait()) is None:
+                    pass
+                found = counts.fuzzer(program.log.read_text(errors="replace"), status)
+                self.steps.say(name.replace("_", " "), str(found), program.seconds)
+                self.count(program.log, found)
+        finally:
+            for program in running.values():
+                program.end()
+
+    def fuzz(self, name: str) -> Program:
+        log = self.build.log(name)
+        log.unlink(missing_ok=True)
+        return Program([self.build.directory / name, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-max_len=4096",
+                        "-print_final_stats=1", f"-artifact_prefix={log.parent / name}-"], log, FUZZ_SECONDS + 120)
 
     def tunnel_tests(self) -> None:
         """A file at a time: they time what they measure, and load both cores."""
