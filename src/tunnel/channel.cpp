@@ -141,8 +141,8 @@ void Channel::sweep(int64_t now) {
         const std::string why = live.session->why_closed();
         for (size_t r = 0; r < refused_.size(); r++) refused_[r] += live.refused[r];
         if (current_ == &live) {
-            Live* other =
-                nullptr;  // the one that was heard last: the peer may have been started again since the others
+            // The one that was heard last: the peer may have been started again since the others.
+            Live* other = nullptr;
             for (const auto& l : lives_)
                 if (l.get() != &live && l->up() && (other == nullptr || l->last_opened > other->last_opened))
                     other = l.get();

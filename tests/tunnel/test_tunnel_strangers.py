@@ -307,6 +307,10 @@ class Wires(TunnelCase):
         wait_until(lambda: h1.drops()["unknown_wire"] == 200, 10, "both to be counted")
         wait_until(lambda: h1.drops(ids["foreign"])["foreign_wire"] == 100, 10, "the other host's to be counted")
         self.assertEqual(h1.show(ids["foreign"])["received"]["frames"], 0)
+        # Who did it is told: bananad shows the reason in `banana peer list`.
+        told = next(peer for peer in h1.call("status")["peers"] if peer["name"] == "h2")
+        self.assertEqual((told["state"], told["reason"]),
+                         ("up", "it sends frames for wires of other hosts, which are dropped"))
         here.socket.setblocking(False)
         self.assertRaises(BlockingIOError, here.read)
         self.assertEqual(h1.call("wire.list", {"after": ""})["wires"][0]["connector"], CONNECTOR)
