@@ -5,13 +5,13 @@
 // compression). A Listener answers first ClientHellos without keeping anything per sender, until one brings its cookie
 // back. A Session is one DTLS association from there on. Whose it is (`peer()`) is found by our own check of the
 // certificate after the handshake: chain, validity, role "tunnel", and for a dialled session the name that was dialled.
-// Until then nothing that it carries is passed on. Cipher: each end says which of the two it does faster (measured at
-// start); ChaCha20-Poly1305 is taken when either end prefers it, as the slower end is the one that counts. What leaves
-// is handed to a Sink, a datagram's DTLS part at a time, in the same call. What is sealed while up goes through seal(),
-// which a Sink that writes into a send arena makes free of further copies. Threading: a Context is shared and const
-// once made (its OpenSSL object counts references by atomics); a Listener and a Session belong to one thread. Errors:
-// texts say whose certificate and what is wrong with it. Source: RFC 6347 (DTLS 1.2; 4.1.2.6 replay, 4.2.1 cookies),
-// RFC 5288, RFC 7905; OpenSSL 3.0's ssl(7) pages.
+// Until then nothing that it carries is passed on. Frames are sealed and opened in place, under keys that it exports
+// (dtls_seal.h). Cipher: each end says which of the two it does faster (measured at start); ChaCha20-Poly1305 is taken
+// when either end prefers it, as the slower end is the one that counts. What a handshake or an alert sends is handed to
+// a Sink, a datagram's DTLS part at a time, in the same call. Threading: a Context is shared and const once made (its
+// OpenSSL object counts references by atomics); a Listener and a Session belong to one thread. Errors: texts say whose
+// certificate and what is wrong with it. Source: RFC 6347 (DTLS 1.2; 4.1.2.6 replay, 4.2.1 cookies), RFC 5288,
+// RFC 7905; OpenSSL 3.0's ssl(7) pages.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@
 
 namespace banana::tunnel {
 
-inline constexpr size_t record_overhead =
-    37;  // bytes of a DTLS 1.2 AEAD record besides its plaintext (RFC 5288: 13 + 8 + 16)
+// Bytes of a record besides its plaintext, at most: AES-GCM's (RFC 5288: 13 + 8 + 16).
+inline constexpr size_t record_overhead = 37;
 
 enum class CipherPreference { aes, chacha };
 CipherPreference faster_cipher();  // times both, some milliseconds
@@ -87,8 +87,8 @@ public:
 
     State state() const;
     bool dialled() const;
-    const std::string& peer() const;    // once up: the host that its certificate proves
-    const std::string& cipher() const;  // once up: "AES-128-GCM", "CHACHA20-POLY1305"
+    const std::string& peer() const;  // once up: the host that its certificate proves
+    std::string cipher() const;       // once up: "AES-128-GCM", "CHACHA20-POLY1305"
     const std::string& why_closed() const;
     uint64_t records_sealed() const;
     uint64_t records_opened() const;
@@ -96,12 +96,16 @@ public:
     // A datagram's DTLS part while handshaking, or one of a handshake's stragglers later. The state may change. The
     // listener's end is up first: what it seals before it has opened anything may overtake its Finished and be refused.
     void on_handshake(std::span<const uint8_t> records, Sink& sink);
-    // Up: opens one record into `plain` (at least its size). Returns the plaintext's size; 0 with `refusal` set when
-    // nothing was opened, and with Refusal::none after an alert or a straggler; a close alert changes the state.
-    size_t open(std::span<const uint8_t> record, std::span<uint8_t> plain, Refusal& refusal, Sink& sink);
-    // Up: seals `plain` (1 to 16 384 bytes) into one record, handed to `sink`. False: the session is at its end
-    // (closed; records used up).
-    bool seal(std::span<const uint8_t> plain, Sink& sink);
+    // Up: opens one record where it stands, whose bytes are lost if it is not authentic. Returns the plaintext, a part
+    // of `record`; empty with `refusal` set when nothing was opened, and with Refusal::none after an alert or a
+    // straggler; a close alert changes the state.
+    std::span<uint8_t> open(std::span<uint8_t> record, Refusal& refusal, Sink& sink);
+    // Up: seals one record where it stands. `record`: head() bytes of room, the plaintext (1 to 16 384 bytes), room
+    // for the tag; overhead() bytes besides the plaintext in all. False: the session is at its end (closed; records
+    // used up).
+    bool seal(std::span<uint8_t> record);
+    size_t head() const;
+    size_t overhead() const;            // at most record_overhead
     void limit_records(uint64_t most);  // that seal() makes; 2^36 if not said, long before record numbers run out
 
     // Handshake retransmission: when on_timer() is due, as monotonic ns; 0: not at all.
@@ -113,6 +117,7 @@ public:
 private:
     friend class Listener;
     explicit Session(std::unique_ptr<Association> association);
+    std::span<uint8_t> open_frames(std::span<uint8_t> record, uint64_t number, Refusal& refusal);
     std::unique_ptr<Association> association_;
 };
 

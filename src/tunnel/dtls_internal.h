@@ -15,6 +15,7 @@
 #include "tunnel/dtls_bio.h"
 #include "tunnel/dtls_cookie.h"
 #include "tunnel/dtls_record.h"
+#include "tunnel/dtls_seal.h"
 
 namespace banana::tunnel {
 
@@ -41,8 +42,9 @@ struct Association {
     Session::State state = Session::State::handshaking;
     bool dialled = false;
     std::string expected;  // dialled: the host that was meant
-    std::string peer, cipher, why;
-    size_t overhead = 0;    // once up: bytes of a sealed record besides its plaintext
+    std::string peer, why;
+    const RecordCipher* records = nullptr;  // once up
+    RecordKeys keys;
     pki::Verdict verdict;   // what OpenSSL found wrong with the peer's certificate
     std::string objection;  // what we did
     int alert = -1;         // the last that came, but for close_notify

@@ -1,9 +1,8 @@
 // What can be read of a DTLS 1.2 record without its key, and which record numbers came already.
 //
-// Concepts: the 13 bytes before a record's payload are clear text, and a sealed record's tag covers them. OpenSSL drops
-// what it does not open without saying why; with the header and a window of our own beside OpenSSL's, the reason can be
-// told, and a replay costs no decryption. The window follows OpenSSL's exactly: as wide, and moved only by records that
-// were opened. Threading: values. Errors: none; a header that is no record's is absent.
+// Concepts: the 13 bytes before a record's payload are clear text, and a sealed record's tag covers them. So why a
+// record is not opened can be told, and a replay costs no decryption. The window is moved only by records that were
+// opened. Threading: values. Errors: none; a header that is no record's is absent.
 // Source: RFC 6347, sections 4.1 (header) and 4.1.2.6 (window).
 #pragma once
 
@@ -11,6 +10,8 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+
+#include "tunnel/octets.h"
 
 namespace banana::tunnel {
 
@@ -35,6 +36,16 @@ inline std::optional<RecordHeader> read_record(std::span<const uint8_t> from) {
     const size_t whole = RecordHeader::bytes + (size_t{from[11]} << 8 | from[12]);
     if (whole > from.size()) return {};
     return RecordHeader{ContentType{from[0]}, static_cast<uint16_t>(from[3] << 8 | from[4]), number, whole};
+}
+
+// Of a DTLS 1.2 record that is all of `record` and carries frames.
+inline void write_record_header(std::span<uint8_t> record, uint16_t epoch, uint64_t number) {
+    record[0] = static_cast<uint8_t>(ContentType::application);
+    put16(&record[1], 0xfefd);
+    put16(&record[3], epoch);
+    put16(&record[5], static_cast<uint16_t>(number >> 32));
+    put32(&record[7], static_cast<uint32_t>(number));
+    put16(&record[11], static_cast<uint16_t>(record.size() - RecordHeader::bytes));
 }
 
 class ReplayWindow {

@@ -8,10 +8,11 @@
 //
 // handshaking: nothing is sealed or opened. up: the peer is known. closed: nothing is sent any more.
 //
-// Why nothing that comes by datagram can end a session that is up, unless its peer sealed it: a record reaches OpenSSL
-// only when it is of the epoch that is encrypted and has room for a tag, and OpenSSL drops what does not authenticate
-// (but for one that is too short, which ends the association: up to 3.0.19 at least). During the handshake records are
-// clear text, and who can forge a datagram to the session can end that attempt; it is begun again.
+// Why nothing that comes by datagram can end a session that is up, unless its peer sealed it: records with frames never
+// reach OpenSSL's DTLS (dtls_seal.h); others do only when they are of its encrypted epoch and have room for a tag, and
+// it drops what does not authenticate (but for one that is too short, which ends the association: up to 3.0.19 at
+// least). During the handshake records are clear text, and who can forge a datagram to the session can end that
+// attempt; it is begun again.
 //
 // OpenSSL's retransmission timer runs by the wall clock. Our own due times and the deadline are monotonic: a step of
 // the clock may delay or hasten one retransmission, or cost the attempt its ten seconds, and no more than that.
@@ -28,12 +29,10 @@ namespace {
 
 using State = Session::State;
 
-constexpr uint16_t sealed_epoch = 1;  // there is no renegotiation: epoch 0 is the handshake's, 1 all the rest
+constexpr uint16_t sealed_epoch = 1;  // OpenSSL's own: epoch 0 is the handshake's, frames_epoch ours
 constexpr unsigned early_max = 8;     // of those that OpenSSL keeps until the key is known, each in 16 KB
 constexpr size_t plain_max = SSL3_RT_MAX_PLAIN_LENGTH;
-constexpr size_t overhead_min = RecordHeader::bytes + 16;  // ChaCha20-Poly1305's, the smaller (RFC 7905)
-
-const std::string aes_name = "AES-128-GCM", chacha_name = "CHACHA20-POLY1305";
+constexpr size_t sealed_min = RecordHeader::bytes + RecordCipher::tag_bytes;
 
 // Microseconds; `previous` 0: a flight's first.
 unsigned on_timer_length(SSL*, unsigned previous) {
@@ -62,12 +61,9 @@ Status admit(Association& a) {
         return Error(Errc::refused, "no verified certificate was shown");
     TRY_SET(const pki::CertInfo info, pki::describe(certificate));
     TRY(judge(info, a.expected));
-    const auto id = SSL_CIPHER_get_id(SSL_get_current_cipher(a.ssl.get()));
-    if (id != TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 && id != TLS1_CK_ECDHE_ECDSA_WITH_CHACHA20_POLY1305)
-        return Error(Errc::refused, "a cipher that was not offered");
-    const bool aes = id == TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256;
-    a.cipher = aes ? aes_name : chacha_name;
-    a.overhead = aes ? record_overhead : overhead_min;
+    a.records = record_cipher(static_cast<uint32_t>(SSL_CIPHER_get_id(SSL_get_current_cipher(a.ssl.get()))));
+    if (a.records == nullptr) return Error(Errc::refused, "a cipher that was not offered");
+    TRY_SET(a.keys, RecordKeys::of(a.ssl.get(), *a.records, a.dialled));
     a.peer = info.host;
     return {};
 }
@@ -75,7 +71,7 @@ Status admit(Association& a) {
 // Feeds one record, in the clear or not, to the handshake.
 void feed_handshake(Association& a, std::span<const uint8_t> record, const RecordHeader& header) {
     if (header.type == ContentType::application || header.epoch > sealed_epoch) return;
-    if (header.epoch == sealed_epoch && (record.size() < overhead_min || ++a.early > early_max)) return;
+    if (header.epoch == sealed_epoch && (record.size() < sealed_min || ++a.early > early_max)) return;
     a.heard = true;
     a.link.in = record;
     const uint64_t written = a.link.written;
@@ -178,7 +174,7 @@ void Session::on_handshake(std::span<const uint8_t> records, Sink& sink) {
         if (a.state == State::handshaking) {
             feed_handshake(a, record, *header);
         } else if (!a.dialled && header->epoch == sealed_epoch && header->type == ContentType::handshake &&
-                   record.size() >= a.overhead) {
+                   record.size() >= a.records->overhead()) {
             // The listener's end spoke last. A Finished that comes again says that its own was lost: OpenSSL repeats
             // it.
             feed_other(a, record);
@@ -186,53 +182,52 @@ void Session::on_handshake(std::span<const uint8_t> records, Sink& sink) {
     }
 }
 
-size_t Session::open(std::span<const uint8_t> record, std::span<uint8_t> plain, Refusal& refusal, Sink& sink) {
+std::span<uint8_t> Session::open(std::span<uint8_t> record, Refusal& refusal, Sink& sink) {
     Association& a = *association_;
     const auto header = read_record(record);
     refusal = Refusal::malformed;
-    if (a.state != State::up || !header || header->epoch != sealed_epoch || header->record_bytes != record.size() ||
-        plain.size() + overhead_min < record.size())
-        return 0;
-    switch (a.window.place(header->number)) {
-        case ReplayWindow::Place::fresh: break;
-        case ReplayWindow::Place::replayed: refusal = Refusal::replayed; return 0;
-        case ReplayWindow::Place::too_old: refusal = Refusal::too_old; return 0;
-    }
-    if (record.size() < a.overhead) {  // not even room for a tag: not for OpenSSL's eyes, see above
-        refusal = Refusal::forged;
-        return 0;
-    }
-    a.link.sink = &sink;
-    if (header->type == ContentType::application) [[likely]] {
-        a.link.in = record;
-        const int size = SSL_read(a.ssl.get(), plain.data(), static_cast<int>(plain.size()));
-        if (size > 0) [[likely]] {
-            a.window.mark(header->number);
-            ++a.opened;
-            refusal = Refusal::none;
-            return static_cast<size_t>(size);
-        }
-        a.link.in = {};
-        refusal = Refusal::forged;
-        if (!SSL_want_read(a.ssl.get())) set_state(a, State::closed, failure_text(a, ERR_peek_error()));
-        ERR_clear_error();
-        return 0;
-    }
-    if (header->type == ContentType::change_cipher) return 0;
+    if (a.state != State::up || !header || header->record_bytes != record.size()) return {};
+    if (header->epoch == frames_epoch && header->type == ContentType::application) [[likely]]
+        return open_frames(record, header->number, refusal);
+    if (header->epoch != sealed_epoch || header->type == ContentType::application ||
+        header->type == ContentType::change_cipher)
+        return {};
+    refusal = Refusal::forged;
+    if (record.size() < a.records->overhead()) return {};  // not even room for a tag: not for OpenSSL's eyes, see above
     if (header->type == ContentType::handshake && a.dialled) {  // as in on_handshake(): nothing to do for us
         refusal = Refusal::none;
-        return 0;
+        return {};
     }
-    refusal = feed_other(a, record) ? Refusal::none : Refusal::forged;
-    if (refusal == Refusal::none) a.window.mark(header->number);
-    return 0;
+    a.link.sink = &sink;
+    if (feed_other(a, record)) refusal = Refusal::none;
+    return {};
 }
 
-bool Session::seal(std::span<const uint8_t> plain, Sink& sink) {
+std::span<uint8_t> Session::open_frames(std::span<uint8_t> record, uint64_t number, Refusal& refusal) {
     Association& a = *association_;
-    if (a.state != State::up || a.sealed >= a.sealed_max || plain.empty() || plain.size() > plain_max) return false;
-    a.link.sink = &sink;
-    if (SSL_write(a.ssl.get(), plain.data(), static_cast<int>(plain.size())) > 0) [[likely]] {
+    switch (a.window.place(number)) {
+        case ReplayWindow::Place::fresh: break;
+        case ReplayWindow::Place::replayed: refusal = Refusal::replayed; return {};
+        case ReplayWindow::Place::too_old: refusal = Refusal::too_old; return {};
+    }
+    refusal = Refusal::forged;
+    if (record.size() <= a.records->overhead()) return {};
+    if (!a.keys.peers.open(record)) {
+        ERR_clear_error();
+        return {};
+    }
+    a.window.mark(number);
+    ++a.opened;
+    refusal = Refusal::none;
+    return record.subspan(a.records->head(), record.size() - a.records->overhead());
+}
+
+bool Session::seal(std::span<uint8_t> record) {
+    Association& a = *association_;
+    if (a.state != State::up || a.sealed >= a.sealed_max || record.size() <= a.records->overhead() ||
+        record.size() > plain_max + a.records->overhead())
+        return false;
+    if (a.keys.own.seal(record)) [[likely]] {
         ++a.sealed;
         return true;
     }
@@ -240,6 +235,9 @@ bool Session::seal(std::span<const uint8_t> plain, Sink& sink) {
     ERR_clear_error();
     return false;
 }
+
+size_t Session::head() const { return association_->records != nullptr ? association_->records->head() : 0; }
+size_t Session::overhead() const { return association_->records != nullptr ? association_->records->overhead() : 0; }
 
 int64_t Session::timer_due() const { return association_->state == State::handshaking ? association_->timer : 0; }
 
@@ -285,7 +283,7 @@ void Session::limit_records(uint64_t most) { association_->sealed_max = std::min
 State Session::state() const { return association_->state; }
 bool Session::dialled() const { return association_->dialled; }
 const std::string& Session::peer() const { return association_->peer; }
-const std::string& Session::cipher() const { return association_->cipher; }
+std::string Session::cipher() const { return association_->records != nullptr ? association_->records->shown : ""; }
 const std::string& Session::why_closed() const { return association_->why; }
 uint64_t Session::records_sealed() const { return association_->sealed; }
 uint64_t Session::records_opened() const { return association_->opened; }

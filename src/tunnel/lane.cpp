@@ -28,8 +28,6 @@ void watch(int epoll, int fd, void* mark) {
         log::error("tunnel: watch a descriptor: {}", std::strerror(errno));
 }
 
-// Of a batch of datagrams; what does not fit makes the run of frames end earlier.
-constexpr size_t plain_bytes = 8 * Live::plain_max;
 constexpr size_t listener_datagram_bytes = PathMtu::floor_bytes - 48 - handshake_header_bytes;
 constexpr int64_t second_ns = 1'000'000'000;
 
@@ -56,8 +54,7 @@ Lane::Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const La
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       by_index_(1 << 16),
-      frame_buffer_(slice_headroom + vnet_bytes + frame_max),
-      plain_(plain_bytes) {
+      frame_buffer_(slice_headroom + vnet_bytes + frame_max) {
     deliver_ = [this](uint32_t connector, const Offload& offload, std::span<uint8_t> frame) {
         deliver(connector, offload, frame);
     };

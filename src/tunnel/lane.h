@@ -135,11 +135,11 @@ private:
     void on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket);
     void on_handshake(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from,
                       int64_t now);
-    void on_data(Live& live, std::span<const uint8_t> record, const Endpoint& from, int64_t now);
+    void on_data(Live& live, std::span<uint8_t> record, const Endpoint& from, int64_t now);
     void settle_pending(Live& live, int64_t now);
     void log_refusal(const Live& live, const std::string& why, int64_t now);
     void sweep_pending(int64_t now);
-    void on_entry(Live& live, const Entry& entry);
+    void on_entry(Live& live, const Entry& entry, std::span<uint8_t> plain);
     LaneWire* admitted(uint32_t connector, const Offload& offload, std::span<const uint8_t> frame);
     void deliver(uint32_t connector, const Offload& offload, std::span<uint8_t> frame);
     void deliver_in_run(uint32_t connector, const Offload& offload, std::span<uint8_t> frame);
@@ -163,9 +163,7 @@ private:
     std::vector<Live*> by_index_;
     uint16_t last_index_ = 0;
     std::vector<uint8_t> frame_buffer_;
-    std::vector<uint8_t> plain_;  // records as they are opened; frames of the run stay there
-    size_t plain_used_ = 0;
-    UdpRun run_;
+    UdpRun run_;  // of frames in the receiver's buffers
     LaneWire* run_wire_ = nullptr;
     std::vector<LaneWire*> readable_;
     Live* receiving_ = nullptr;  // whose records are being opened

@@ -165,31 +165,27 @@ void Lane::sweep_pending(int64_t now) {
     }
 }
 
-void Lane::on_data(Live& live, std::span<const uint8_t> record, const Endpoint& from, int64_t now) {
+void Lane::on_data(Live& live, std::span<uint8_t> record, const Endpoint& from, int64_t now) {
     if (!live.up() || live.channel == nullptr) {
         counters_.no_session++;
         return;
     }
-    if (plain_.size() - plain_used_ < Live::plain_max + record_overhead) flush_run();
-    const size_t base = plain_used_;
-    const std::span<uint8_t> plain = std::span(plain_).subspan(base);
-    const size_t bytes = live.open(record, from, plain, now);
-    if (bytes == 0) return;
+    const auto plain = live.open(record, from, now);
+    if (plain.empty()) return;
     live.channel->opened(live, now);
     receiving_ = &live;
-    std::span<const uint8_t> rest = plain.first(bytes);
+    std::span<const uint8_t> rest = plain;
     while (const auto entry = next_entry(rest)) {
         if (entry->connector == session_id)
             live.on_control(entry->data, from, now);
         else
-            on_entry(live, *entry);
+            on_entry(live, *entry, plain);
     }
     if (!rest.empty()) drop(nullptr, Drop::bad_entry);
     receiving_ = nullptr;
-    plain_used_ = run_.empty() ? 0 : base + bytes;
 }
 
-void Lane::on_entry(Live& live, const Entry& entry) {
+void Lane::on_entry(Live& live, const Entry& entry, std::span<uint8_t> plain) {
     if (entry.is_slice) {
         if (live.joiner.add(entry, deliver_) == Drop::bad_entry) drop(nullptr, Drop::bad_entry);
         for (const uint32_t connector : live.joiner.lost()) {
@@ -199,8 +195,9 @@ void Lane::on_entry(Live& live, const Entry& entry) {
         return;
     }
     live.joiner.flush(deliver_);  // a run whose end was lost came before
-    // Its bytes are the lane's own buffer, and the entry's header stands before them: room for the vnet header.
-    uint8_t* const data = plain_.data() + (entry.data.data() - plain_.data());
+    // Its bytes are the receiver's, good until the batch ends, and the entry's header before them is the vnet header's
+    // room.
+    uint8_t* const data = plain.data() + (entry.data.data() - plain.data());
     deliver_in_run(entry.connector, entry.offload, {data, entry.data.size()});
 }
 
@@ -267,7 +264,6 @@ void Lane::write(LaneWire& wire, const Offload& offload, std::span<uint8_t> fram
 }
 
 void Lane::flush_run() {
-    plain_used_ = 0;
     if (run_.empty()) return;
     const size_t frames = run_.frames();
     const auto pieces = run_.take();

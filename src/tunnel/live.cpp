@@ -13,7 +13,7 @@ namespace {
 
 constexpr uint8_t ping_type = 1, answer_type = 2;
 constexpr size_t control_bytes = 12;
-constexpr uint8_t alert_content = 21, data_content = 23;  // RFC 5246, 6.2.1
+constexpr uint8_t alert_content = 21;  // RFC 5246, 6.2.1
 constexpr int64_t candidate_retry_ns = 1'000'000'000;
 
 uint64_t random_u64() { return uint64_t{random_u32()} << 32 | random_u32(); }
@@ -28,7 +28,7 @@ Live::~Live() = default;
 
 void Live::put(std::span<const uint8_t> record) {
     DatagramHeader header;
-    const bool is_data = !record.empty() && (record[0] == data_content || (record[0] == alert_content && up()));
+    const bool is_data = !record.empty() && record[0] == alert_content && up();
     header.kind =
         is_data ? DatagramKind::data : (place.peer_index == 0 ? DatagramKind::hello : DatagramKind::handshake);
     header.lane = place.peer_lane;
@@ -38,7 +38,20 @@ void Live::put(std::span<const uint8_t> record) {
     uint8_t* to = batch_.reserve(header.bytes() + record.size());
     const size_t head = write_header(to, header);
     std::memcpy(to + head, record.data(), record.size());
-    batch_.commit(place.socket, redirect_ != nullptr ? *redirect_ : place.to, head + record.size());
+    batch_.commit(place.socket, place.to, head + record.size());
+}
+
+// One record, sealed where the batch sends it from.
+void Live::send(std::span<const uint8_t> plain, const Endpoint& endpoint) {
+    DatagramHeader header;
+    header.kind = DatagramKind::data;
+    header.lane = place.peer_lane;
+    header.index = place.peer_index;
+    const size_t bytes = session->overhead() + plain.size();
+    uint8_t* to = batch_.reserve(data_header_bytes + bytes);
+    uint8_t* record = to + write_header(to, header);
+    std::memcpy(record + session->head(), plain.data(), plain.size());
+    if (session->seal({record, bytes})) batch_.commit(place.socket, endpoint, data_header_bytes + bytes);
 }
 
 size_t Live::overhead() const {
@@ -57,27 +70,27 @@ void Live::pack(const Entry& header, std::span<const uint8_t> frame) {
 
 void Live::flush_pack() {
     if (packed_ == 0) return;
-    session->seal({pack_.data(), packed_}, *this);
+    send({pack_.data(), packed_}, place.to);
     packed_ = 0;
     sent_ = true;
 }
 
 void Live::seal(std::span<const uint8_t> plain) {
     flush_pack();
-    session->seal(plain, *this);
+    send(plain, place.to);
     sent_ = true;
 }
 
-size_t Live::open(std::span<const uint8_t> record, const Endpoint& from, std::span<uint8_t> plain, int64_t now) {
+std::span<uint8_t> Live::open(std::span<uint8_t> record, const Endpoint& from, int64_t now) {
     Refusal refusal = Refusal::none;
-    const size_t bytes = session->open(record, plain, refusal, *this);
+    const auto plain = session->open(record, refusal, *this);
     if (refusal != Refusal::none) {
         refused[static_cast<size_t>(refusal)]++;
-        return 0;
+        return {};
     }
     last_opened = now;
     unanswered_since_ = 0;
-    if (!(from == place.to) && bytes != 0) {
+    if (!(from == place.to) && !plain.empty()) {
         if (!(from == candidate_) || now - candidate_since_ > candidate_retry_ns) {
             candidate_ = from;
             candidate_since_ = now;
@@ -85,7 +98,7 @@ size_t Live::open(std::span<const uint8_t> record, const Endpoint& from, std::sp
             control(ping_type, 0, candidate_token_, control_bytes, candidate_);
         }
     }
-    return bytes;
+    return plain;
 }
 
 // A message of `data_bytes`, at least control_bytes, padded with zeros. What is packed goes first: it shares the
@@ -99,9 +112,7 @@ void Live::control(uint8_t type, uint16_t packet_bytes, uint64_t token, size_t d
     message[2] = static_cast<uint8_t>(packet_bytes >> 8);
     message[3] = static_cast<uint8_t>(packet_bytes);
     std::memcpy(message + 4, &token, sizeof(token));
-    redirect_ = to == place.to ? nullptr : &to;
-    session->seal({pack_.data(), head + data_bytes}, *this);
-    redirect_ = nullptr;
+    send({pack_.data(), head + data_bytes}, to);
 }
 
 // Its token is the time, so that the answer tells the round trip.

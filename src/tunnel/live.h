@@ -46,7 +46,8 @@ public:
     Live(SendBatch& batch, const Place& place);
     ~Live() override;
 
-    void put(std::span<const uint8_t> record) override;  // puts the header before it; into the batch
+    // What the handshake sends, or an alert: puts the header before it; into the batch.
+    void put(std::span<const uint8_t> record) override;
     bool up() const { return session && session->state() == Session::State::up; }
     bool closed() const { return !session || session->state() == Session::State::closed; }
 
@@ -57,8 +58,8 @@ public:
     void flush_pack();
     void seal(std::span<const uint8_t> plain);  // one record, after what is packed
 
-    // Opens a data datagram's record; the plaintext is in `plain`. `from`: where it came from.
-    size_t open(std::span<const uint8_t> record, const Endpoint& from, std::span<uint8_t> plain, int64_t now);
+    // Opens a data datagram's record in place: its plaintext, if there is one. `from`: where it came from.
+    std::span<uint8_t> open(std::span<uint8_t> record, const Endpoint& from, int64_t now);
     void on_control(std::span<const uint8_t> message, const Endpoint& from, int64_t now);
     void tick(int64_t now);
     int64_t due(int64_t now) const;
@@ -83,6 +84,7 @@ private:
     void ping(int64_t now, uint32_t packet_bytes, const Endpoint& to);
     void control(uint8_t type, uint16_t packet_bytes, uint64_t token, size_t data_bytes, const Endpoint& to);
     size_t overhead() const;  // bytes of a packet besides the plaintext
+    void send(std::span<const uint8_t> plain, const Endpoint& to);
 
     SendBatch& batch_;
     std::vector<uint8_t> pack_;
@@ -95,7 +97,6 @@ private:
     Endpoint candidate_;
     uint64_t candidate_token_ = 0;
     int64_t candidate_since_ = 0;
-    const Endpoint* redirect_ = nullptr;  // where the record under way goes, if not to place.to
 };
 
 }  // namespace banana::tunnel

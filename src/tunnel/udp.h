@@ -98,7 +98,7 @@ public:
     Receiver(int socket, bool gro);
     ~Receiver();
     struct Datagram {
-        std::span<const uint8_t> bytes;  // in the receiver's buffers: until the next receive()
+        std::span<uint8_t> bytes;  // in the receiver's buffers, to be overwritten; until the next receive()
         const Endpoint* from;
     };
     // One recvmmsg, without waiting. What came, in order; empty: nothing. ECONNREFUSED and the like are skipped.

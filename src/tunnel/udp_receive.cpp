@@ -109,11 +109,11 @@ void Receiver::Impl::split(size_t slot) {
     msghdr& header = headers[slot].msg_hdr;
     if (header.msg_flags & MSG_TRUNC) return;  // cannot be: no datagram is larger than a buffer
     unmap(from[slot]);
-    std::span<const uint8_t> all(buffers.get() + slot * buffer_bytes, headers[slot].msg_len);
+    std::span<uint8_t> all(buffers.get() + slot * buffer_bytes, headers[slot].msg_len);
     size_t segment = segment_size(header);
     if (segment == 0) segment = all.size();
     do {
-        std::span<const uint8_t> one = all.first(std::min(segment, all.size()));
+        const auto one = all.first(std::min(segment, all.size()));
         datagrams.push_back({one, &from[slot]});
         all = all.subspan(one.size());
     } while (!all.empty());

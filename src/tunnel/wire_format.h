@@ -24,7 +24,7 @@ enum class DatagramKind : uint8_t {
     data = 2,
 };
 
-inline constexpr uint8_t wire_version = 1;
+inline constexpr uint8_t wire_version = 2;
 inline constexpr size_t data_header_bytes = 4;
 inline constexpr size_t handshake_header_bytes = 8;
 

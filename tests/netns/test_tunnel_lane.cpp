@@ -148,7 +148,12 @@ public:
             return session->state() != Session::State::handshaking;
         });
     }
-    void seal(const Bytes& plain) { REQUIRE(session->seal(plain, *this)); }
+    void seal(const Bytes& plain) {
+        Bytes record(session->overhead() + plain.size());
+        std::copy(plain.begin(), plain.end(), record.begin() + static_cast<long>(session->head()));
+        REQUIRE(session->seal(record));
+        put(record);
+    }
 
     std::unique_ptr<Session> session;
 

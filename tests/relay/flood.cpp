@@ -123,7 +123,7 @@ size_t Flood::payload(uint8_t* to) {
     if (shape == 0) return bytes;
     head = header(to, static_cast<tunnel::DatagramKind>(random_() % 3));
     if (shape == 1) return head + bytes;
-    const uint8_t record[] = {23, 0xfe, 0xfd, 0, 1, 0, 0, 0};  // application data of epoch 1
+    const uint8_t record[] = {23, 0xfe, 0xfd, 0, 2, 0, 0, 0};  // frames, by their epoch
     std::copy(std::begin(record), std::end(record), to + head);
     to[head + 11] = static_cast<uint8_t>(bytes >> 8);
     to[head + 12] = static_cast<uint8_t>(bytes);

@@ -317,7 +317,7 @@ class FloodTest(Case):
             senders.add(sender)
             lanes.add(payload[1])
             randoms.add(payload[35:67])
-            hellos += payload[0] == 0x10 and payload[2:5] == b"\0\0\0" and payload[8:11] == b"\x16\xfe\xff" \
+            hellos += payload[0] == 0x20 and payload[2:5] == b"\0\0\0" and payload[8:11] == b"\x16\xfe\xff" \
                 and payload[21] == 1 and len(payload) == said["request_bytes"]
         self.assertEqual((hellos, lanes, len(randoms)), (2000, {0, 1, 2, 3}, 2000))
         self.assertGreater(len(senders), 1990)
@@ -328,9 +328,9 @@ class FloodTest(Case):
         self.assertEqual(self.flood("--random", 3000)["sent"], 3000)
         came = self.drain(server)
         self.assertEqual(len(came), 3000)
-        ours = [one for one in came if one[:1] in (b"\x10", b"\x11", b"\x12")]
+        ours = [one for one in came if one[:1] in (b"\x20", b"\x21", b"\x22")]
         self.assertTrue(1800 < len(ours) < 2200)
-        self.assertTrue(800 < len([one for one in ours if b"\x17\xfe\xfd\0\1\0\0\0" in one[:16]]) < 1200)
+        self.assertTrue(800 < len([one for one in ours if b"\x17\xfe\xfd\0\2\0\0\0" in one[:16]]) < 1200)
 
     def test_a_dtls_server_takes_a_hello_for_one_and_its_answers_are_counted(self) -> None:
         with tempfile.TemporaryDirectory() as folder:

@@ -91,8 +91,8 @@ Why refusal(const std::string& dials, const std::string& listens, const std::str
     CHECK(pair.dialler->state() == State::closed);
     REQUIRE(pair.listened);
     CHECK(pair.listened->state() == State::closed);
-    CHECK_FALSE(pair.dialler->seal(bytes_of("x"), pair.from_dialler));
-    CHECK_FALSE(pair.listened->seal(bytes_of("x"), pair.from_listener));
+    CHECK_FALSE(seal(*pair.dialler, bytes_of("x")));
+    CHECK_FALSE(seal(*pair.listened, bytes_of("x")));
     return {pair.dialler->why_closed(), pair.listened->why_closed()};
 }
 

@@ -22,7 +22,7 @@ TEST_CASE("dtls session: both ends know each other and carry data both ways") {
     CHECK(pair.dialler->dialled());
     CHECK(pair.dialler->state() == Session::State::handshaking);
     CHECK(pair.dialler->timer_due() > 0);
-    CHECK_FALSE(pair.dialler->seal(payload, pair.from_dialler));
+    CHECK_FALSE(seal(*pair.dialler, payload));
     pair.connect();
     CHECK_FALSE(pair.listened->dialled());
     CHECK(pair.dialler->peer() == "hv2");
@@ -181,7 +181,7 @@ TEST_CASE("dtls session: close is told once, and replayed it says nothing") {
     pair.dialler->close(pair.from_dialler);
     CHECK(pair.dialler->state() == Session::State::closed);
     CHECK(pair.dialler->why_closed() == "closed by this host");
-    CHECK_FALSE(pair.dialler->seal(payload, pair.from_dialler));
+    CHECK_FALSE(seal(*pair.dialler, payload));
     REQUIRE(pair.from_dialler.out.size() == 1);
     pair.dialler->close(pair.from_dialler);
     pair.dialler->fail("too late");
@@ -194,7 +194,7 @@ TEST_CASE("dtls session: close is told once, and replayed it says nothing") {
     CHECK(pair.listened->state() == Session::State::closed);
     CHECK(pair.listened->why_closed() == "closed by the other end");
     CHECK(open(*pair.listened, alert, pair.from_listener) == refused(Refusal::malformed));
-    CHECK_FALSE(pair.listened->seal(payload, pair.from_listener));
+    CHECK_FALSE(seal(*pair.listened, payload));
 
     other.listened->fail("no longer wanted");
     CHECK(other.listened->why_closed() == "no longer wanted");
@@ -232,14 +232,14 @@ TEST_CASE("dtls session: records run out, one end at a time") {
     pair.dialler->limit_records(3);
     pair.dialler->limit_records(1'000);  // a limit does not grow
     for (int i = 0; i < 3; ++i) sealed(*pair.dialler, payload);
-    CHECK_FALSE(pair.dialler->seal(payload, pair.from_dialler));
+    CHECK_FALSE(seal(*pair.dialler, payload));
     CHECK(pair.from_dialler.out.empty());
     CHECK(pair.dialler->state() == Session::State::up);
     CHECK(pair.dialler->records_sealed() == 3);
     CHECK(open(*pair.dialler, sealed(*pair.listened, payload), pair.from_dialler).plain == payload);
     const Bytes too_long(16385, 1);
-    CHECK_FALSE(pair.listened->seal(too_long, pair.from_listener));
-    CHECK_FALSE(pair.listened->seal({}, pair.from_listener));
+    CHECK_FALSE(seal(*pair.listened, too_long));
+    CHECK_FALSE(seal(*pair.listened, {}));
     CHECK(pair.listened->state() == Session::State::up);
 }
 

@@ -47,7 +47,7 @@ struct Ends {
 
     Bytes opened(const Bytes& datagram) {
         REQUIRE(datagram.size() > data_header_bytes);
-        CHECK(Bytes(datagram.begin(), datagram.begin() + 4) == Bytes{0x12, 0x03, 0x01, 0x02});
+        CHECK(Bytes(datagram.begin(), datagram.begin() + 4) == Bytes{0x22, 0x03, 0x01, 0x02});
         return open(*pair.listened, std::span(datagram).subspan(data_header_bytes), pair.from_listener).plain;
     }
 };

@@ -138,11 +138,11 @@ TEST_CASE("tunnel record: test vectors of doc/dtls-wire.md") {
     SUBCASE("datagram headers") {
         uint8_t raw[handshake_header_bytes];
         CHECK(write_header(raw, {DatagramKind::data, 3, 0x0102, 0, 0}) == 4);
-        CHECK(std::vector<uint8_t>(raw, raw + 4) == bytes_of("12 03 0102"));
+        CHECK(std::vector<uint8_t>(raw, raw + 4) == bytes_of("22 03 0102"));
         CHECK(write_header(raw, {DatagramKind::hello, 3, 0, 1, 0x0203}) == 8);
-        CHECK(std::vector<uint8_t>(raw, raw + 8) == bytes_of("10 03 0000 00 01 0203"));
+        CHECK(std::vector<uint8_t>(raw, raw + 8) == bytes_of("20 03 0000 00 01 0203"));
         CHECK(write_header(raw, {DatagramKind::handshake, 3, 0x0102, 1, 0x0203}) == 8);
-        CHECK(std::vector<uint8_t>(raw, raw + 8) == bytes_of("11 03 0102 00 01 0203"));
+        CHECK(std::vector<uint8_t>(raw, raw + 8) == bytes_of("21 03 0102 00 01 0203"));
     }
     SUBCASE("a frame without offload, then one with a partial checksum") {
         Entry plain;

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <map>
@@ -143,18 +144,24 @@ struct Opened {
 };
 
 inline Opened open(Session& session, std::span<const uint8_t> record, Sink& sink) {
-    Bytes plain(record.size() + 1);
+    Bytes copy(record.begin(), record.end());
     Opened out{{}, Refusal::none};
-    const size_t size = session.open(record, plain, out.refusal, sink);
-    out.plain.assign(plain.begin(), plain.begin() + static_cast<ptrdiff_t>(size));
+    const auto plain = session.open(copy, out.refusal, sink);
+    out.plain.assign(plain.begin(), plain.end());
     return out;
 }
 
+// Nothing: it does not seal.
+inline std::optional<Bytes> seal(Session& session, const Bytes& plain) {
+    Bytes record(session.overhead() + plain.size());
+    std::copy(plain.begin(), plain.end(), record.begin() + static_cast<ptrdiff_t>(session.head()));
+    return session.seal(record) ? std::optional(record) : std::nullopt;
+}
+
 inline Bytes sealed(Session& session, const Bytes& plain) {
-    Mail mail;
-    REQUIRE(session.seal(plain, mail));
-    REQUIRE(mail.out.size() == 1);
-    return mail.out[0];
+    const auto record = seal(session, plain);
+    REQUIRE(record);
+    return *record;
 }
 
 }  // namespace banana::tunnel::testing
