@@ -55,8 +55,10 @@ struct Receiver::Impl {
     std::vector<Endpoint> from = std::vector<Endpoint>(buffers_max);
     std::vector<Datagram> datagrams;
     size_t offered = buffers_max;
+    size_t used = buffers_max;  // headers that the kernel has written to since they were prepared
     uint64_t calls = 0;
 
+    void prepare();
     int read();
     void split(size_t slot);
     void offer(size_t messages, size_t bytes);
@@ -85,8 +87,9 @@ std::span<const Receiver::Datagram> Receiver::receive() {
 
 uint64_t Receiver::calls() const { return impl_->calls; }
 
-int Receiver::Impl::read() {
-    for (size_t i = 0; i < offered; ++i) {
+// The kernel writes lengths into what it has used: 32 headers anew for one datagram would be a good part of its cost.
+void Receiver::Impl::prepare() {
+    for (size_t i = 0; i < used; ++i) {
         vectors[i] = {buffers.get() + i * buffer_bytes, buffer_bytes};
         msghdr& header = headers[i].msg_hdr;
         header = {};
@@ -97,10 +100,18 @@ int Receiver::Impl::read() {
         header.msg_control = controls[i].bytes.data();
         header.msg_controllen = controls[i].bytes.size();
     }
+    used = 0;
+}
+
+int Receiver::Impl::read() {
+    prepare();
     for (int skipped = 0; skipped < errors_max; ++skipped) {
         calls++;
         int count = ::recvmmsg(socket, headers.data(), static_cast<unsigned>(offered), MSG_DONTWAIT, nullptr);
+        // One that failed may have been written to as well.
+        used = std::min(offered, static_cast<size_t>(std::max(count, 0)) + 1);
         if (count >= 0 || errno == EAGAIN) return count;
+        prepare();
     }
     return -1;
 }
