@@ -1,22 +1,25 @@
 """Builds and runs all tests, and counts them. Run by ./check, which has installed the packages.
 
 Files of the lab's tests run two at a time, since they mostly wait; but those that time what they measure run alone: the
-guests are emulated, and two cores are few.
+guests are emulated, and two cores are few. When all is tested, the unit and namespace tests run once, with sanitizers;
+what they are built with is built beside the static checks and the first of the lab's tests, from the CPU time that is
+left there. Nothing is built any more when something is timed.
 """
 
+import contextlib
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import counts
 import leftovers
 import static
 from build import PROGRAMS, Build, guest_image
 from counts import Counts
-from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, run, show, tail
+from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, must_finish, run, show, tail
 
 LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
 LAB_AT_ONCE = 2
@@ -127,12 +130,9 @@ class Check:
                    counts.unittest, TUNNEL_FILE_LIMIT, directory=TOP / "tests/tunnel",
                    environment={**SANITIZED, "BANANA_TUNNELD": str(program)})
 
-    def lab_tests(self) -> None:
-        if not self.do("guest image", lambda: guest_image(self.build)):
-            return
+    def lab_tests(self, alone: bool) -> None:
         files = sorted((TOP / "tests/lab").glob("test_*.py"))
-        self.lab_files([path for path in files if path.stem not in LAB_ALONE], LAB_AT_ONCE)
-        self.lab_files([path for path in files if path.stem in LAB_ALONE], 1)
+        self.lab_files([path for path in files if (path.stem in LAB_ALONE) == alone], 1 if alone else LAB_AT_ONCE)
 
     def lab_files(self, files: list[pathlib.Path], at_once: int) -> None:
         running: dict[pathlib.Path, Program] = {}
@@ -156,28 +156,48 @@ class Check:
             for program in running.values():
                 program.end()
 
+    @contextlib.contextmanager
+    def sanitizing(self) -> Iterator[Program | None]:
+        """The build with sanitizers, under way."""
+        if self.part != "all" or not self.do("configure with sanitizers", self.sanitized.configure):
+            yield None
+            return
+        program = self.sanitized.begin(*SANITIZED_PROGRAMS)
+        try:
+            yield program
+        finally:
+            program.end()
+
     def everything(self) -> None:
         if not self.do("configure", self.build.configure):
             return
-        wanted = [f"{name}_tests" for name in ("unit", "netns") if self.wants(name)]
+        wanted = [f"{self.part}_tests"] if self.part in ("unit", "netns") else []
         if self.wants("netns"):
             wanted += TUNNEL_PROGRAMS
         if not self.do("build with -Werror", lambda: self.build.make(*PROGRAMS, *wanted)):
             return
-        if self.wants("unit"):
-            self.static_checks()
+        has_lab = self.wants("lab")
+        with self.sanitizing() as building:
+            if self.wants("unit"):
+                self.static_checks()
+            if has_lab:
+                has_lab = self.do("guest image", lambda: guest_image(self.build))
+            if has_lab:
+                self.lab_tests(alone=False)
+            if building and self.do("build with sanitizers, the rest of it", lambda: must_finish(building, "make")):
+                self.compiled(self.sanitized, "unit_tests", 600, **SANITIZED)
+                self.compiled(self.sanitized, "netns_tests", 900, **SANITIZED)
+                self.tunnel_sanitized()
+        if self.part == "unit":
             self.compiled(self.build, "unit_tests", 300)
+        if self.wants("unit"):
             self.fuzzed()
-        if self.wants("netns"):
+        if self.part == "netns":
             self.compiled(self.build, "netns_tests", 600)
+        if self.wants("netns"):
             self.tunnel_tests()
-        if self.part == "all" and self.do("configure with sanitizers", self.sanitized.configure) and \
-                self.do("build with sanitizers", lambda: self.sanitized.make(*SANITIZED_PROGRAMS)):
-            self.compiled(self.sanitized, "unit_tests", 600, **SANITIZED)
-            self.compiled(self.sanitized, "netns_tests", 900, **SANITIZED)
-            self.tunnel_sanitized()
-        if self.wants("lab"):
-            self.lab_tests()
+        if has_lab:
+            self.lab_tests(alone=True)
 
 
 def nothing_left(check: Check, before: leftovers.Snapshot, untracked: list[str] | None) -> None:

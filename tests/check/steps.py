@@ -130,9 +130,8 @@ class Program:
         self._process.wait()
 
 
-def run(words: Sequence[object], log: pathlib.Path, timeout: float, **options: object) -> int:
-    """Runs a program to its end; its status as wait() gives it."""
-    program = Program(words, log, timeout, **options)  # type: ignore[arg-type]
+def finish(program: Program) -> int:
+    """Its status, when it has ended."""
     try:
         while (status := program.wait()) is None:
             pass
@@ -141,12 +140,21 @@ def run(words: Sequence[object], log: pathlib.Path, timeout: float, **options: o
         program.end()
 
 
-def must(words: Sequence[object], log: pathlib.Path, timeout: float, **options: object) -> None:
-    status = run(words, log, timeout, **options)  # type: ignore[arg-type]
+def must_finish(program: Program, name: object) -> None:
+    status = finish(program)
     if status == TOO_LONG:
-        raise StepFailed(f"{words[0]} did not end within {timeout:.0f} s", log)
+        raise StepFailed(f"{name} did not end within {program.timeout:.0f} s", program.log)
     if status:
-        raise StepFailed(f"{words[0]} ended with status {status}", log)
+        raise StepFailed(f"{name} ended with status {status}", program.log)
+
+
+def run(words: Sequence[object], log: pathlib.Path, timeout: float, **options: object) -> int:
+    """Runs a program to its end; its status as wait() gives it."""
+    return finish(Program(words, log, timeout, **options))  # type: ignore[arg-type]
+
+
+def must(words: Sequence[object], log: pathlib.Path, timeout: float, **options: object) -> None:
+    must_finish(Program(words, log, timeout, **options), words[0])  # type: ignore[arg-type]
 
 
 def show(error: Exception) -> None:

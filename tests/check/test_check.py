@@ -64,8 +64,8 @@ class BuildTest(unittest.TestCase):
 
 class VerdictTest(unittest.TestCase):
     # The guest's clock stands still; the gap from the guest holds QEMU's stop, and both ways the guest is 8 ms late.
-    BANANA = verdict.Row("banana", "hv1>hv2", "native", "vxlan", 80.0, 80.0, 3, 0, 10.0, 90.0, 8.0, True)
-    PLAIN = verdict.Row("plain", "hv1>hv2", "bridge", "bridge", 60.0, 60.0, 60, 0, 9.0, 71.0, 8.0, True)
+    BANANA = verdict.Row("banana", "hv1>hv2", "native", "vxlan", 80.0, 80.0, 3, 0, 10.0, 90.0, 8.0, None, True)
+    PLAIN = verdict.Row("plain", "hv1>hv2", "bridge", "bridge", 60.0, 60.0, 60, 0, 9.0, 71.0, 8.0, None, True)
 
     def broken(self, **changes: object) -> str:
         """One that differs among three."""
@@ -80,6 +80,11 @@ class VerdictTest(unittest.TestCase):
         self.assertEqual(self.broken(gap_to=29.0, gap_from=111.0), "")
         back = replace(self.BANANA, path="hv2>hv1", before="vxlan", after="native")
         self.assertEqual(verdict.broken_limits([back, self.PLAIN]), [])
+
+    def test_what_waits_at_the_tap_is_not_the_networks(self) -> None:
+        self.assertEqual(self.broken(gap_to=90.0, tap=9.0), "")
+        self.assertIn("21.1 ms", self.broken(gap_to=90.0, tap=21.1))
+        self.assertEqual(self.broken(gap_to=29.0, tap=82.0), "", "it does not add to what the guest saw")
 
     def test_limits_broken(self) -> None:
         for changes, words in (({"lost_to": 21}, "21 frames lost to"), ({"lost_from": 21}, "21 frames lost from"),
@@ -117,7 +122,7 @@ class VerdictTest(unittest.TestCase):
 
     def test_table_has_the_raw_gaps(self) -> None:
         table = verdict.table([self.BANANA, self.PLAIN])
-        for word in ("native -> vxlan", "90.0", "71.0", "80.0", "60.0"):
+        for word in ("native -> vxlan", "90.0", "71.0", "80.0", "60.0", "gap at"):
             self.assertIn(word, table)
 
 

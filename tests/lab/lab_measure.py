@@ -14,6 +14,7 @@ from banana_lab import EXT, Lab, LabError, Nic, Vm, wait_until
 from lab_base import say
 from lab_net import underlay_address
 from lab_process import Process
+from lab_tap import TapWitness
 
 EVENT = re.compile(r"event (\S+) at (\d+)\.(\d+) for domain '?(.*?)'?: (.*)")
 
@@ -134,16 +135,18 @@ class Traffic:
 class Measured:
     migration: Migration
     traffic: dict[str, Any]
+    tap_gap_ms: float | None  # the longest time without one at the guest's tap, of the datagrams that reached the guest
 
 
 def migrate_under_traffic(lab: Lab, name: str, destination: str, peer: str, rate: int = 1000,
                           lead: float = 1.0, tail: float = 2.0) -> Measured:
     """One migration with a second of traffic before it and two after it."""
-    with Traffic(lab, peer, rate) as traffic:
+    with Traffic(lab, peer, rate) as traffic, TapWitness(lab) as witness:
         time.sleep(lead)  # not a wait for anything: a piece of the measurement
         migration = migrate(lab, name, destination)
         time.sleep(tail)
-        return Measured(migration, traffic.finish())
+        report = traffic.finish()
+        return Measured(migration, report, witness.longest_gap_ms(report["to_guest"]["missing"]))
 
 
 def row(label: str, measured: Measured) -> str:

@@ -43,8 +43,17 @@ def tunnel_state(lab: Lab, host: str, peer: str) -> dict:
 
 def wait_tunnels(lab: Lab, timeout: float = 20) -> None:
     """Until both ends have their session."""
-    wait_until(lambda: all(tunnel_state(lab, host, peer)["state"] == "up"
-                           for host, peer in (("hv1", "hv2"), ("hv2", "hv1"))), timeout, "the sessions", 0.05)
+    ends = (("hv1", "hv2"), ("hv2", "hv1"))
+    try:
+        wait_until(lambda: all(tunnel_state(lab, host, peer)["state"] == "up" for host, peer in ends), timeout,
+                   "the sessions", 0.05)
+    except LabError as error:
+        told = [f"{host}: {tunnel_state(lab, host, peer)}\n{tunnel_log(lab, host)[-3000:]}" for host, peer in ends]
+        raise LabError("\n".join([str(error), *told])) from None
+
+
+def tunnel_log(lab: Lab, host: str) -> str:
+    return (lab.host(host).root / "run/banana/tunneld.log").read_text(errors="replace")
 
 
 class DtlsTest(unittest.TestCase):
@@ -240,9 +249,6 @@ class DtlsTest(unittest.TestCase):
         except LabError:
             self.fail(f"not /{words}/ but: {product.banana(self.lab, host, 'peer', 'list')}")
 
-    def tunnel_log(self, host: str) -> str:
-        return (self.lab.host(host).root / "run/banana/tunneld.log").read_text(errors="replace")
-
     def test_7_wrong_ca(self) -> None:
         """Refused by either end; `banana peer list` says why; nothing is carried, and nothing migrates there."""
         self.bring("hv1")
@@ -263,7 +269,7 @@ class DtlsTest(unittest.TestCase):
                 other = redated(self.pki / "hv2-tunnel.crt", self.pki, pathlib.Path(directory), begin, end).parent
                 with self.subTest(words), self.tunnel_pki("hv2", "hv2-tunnel", other):
                     self.told(rf"hv1 .*tunnel: .*{words}", "hv2")
-                    self.assertIn(words, self.tunnel_log("hv2"))
+                    self.assertIn(words, tunnel_log(self.lab, "hv2"))
 
     def test_7_expires(self) -> None:
         """Of one that was good when its banana-tunneld began: the other end refuses it, and both say so."""
@@ -277,7 +283,7 @@ class DtlsTest(unittest.TestCase):
                 self.told(r"hv2 .*tunnel: .*expired")
                 self.told(r"hv1 .*tunnel: .*refused this host's certificate .*expired", "hv2")
                 for host in ("hv1", "hv2"):
-                    self.assertIn("expired", self.tunnel_log(host))
+                    self.assertIn("expired", tunnel_log(self.lab, host))
 
     def test_7_other_name(self) -> None:
         """Of another host: its own bananad does not use it. (Who does not ask bananad: tests/tunnel.)"""

@@ -205,7 +205,6 @@ TEST_CASE("xconnect: 3000 map updates under 10 kpps each way lose and double not
         w.attach();
         w.connect();
         constexpr uint32_t frames = 30000;
-        std::atomic<bool> stop = false;
         Tally there, back;
         std::jthread up([&] { send_paced(*w.at_guest, w.ext_mac, w.guest_mac, frames, 90); });
         std::jthread down([&] { send_paced(*w.at_ext, w.guest_mac, w.ext_mac, frames, 90); });
