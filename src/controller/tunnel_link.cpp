@@ -284,7 +284,10 @@ asio::awaitable<Result<void>> Tunnel::learn_peers() {
         const Json list = status.get("peers");
         for (size_t i = 0; i < list.size(); ++i) {
             const Json peer = list.at(i);
-            peer_is(peer.get("name").as_string(), peer.get("state").as_string(), peer.get("reason").as_string());
+            const std::string name = peer.get("name").as_string();
+            // An event of this connection is newer: it may have come right behind the answer, and was looked at first.
+            if (!peer_states_.contains(name))
+                peer_is(name, peer.get("state").as_string(), peer.get("reason").as_string());
             params.set("after", peer.get("name"));
         }
         more = status.get("more").as_bool() && list.size() != 0;
