@@ -9,6 +9,7 @@
 #include <array>
 #include <string_view>
 
+#include "tunnel/dtls.h"
 #include "tunnel/octets.h"
 
 namespace banana::tunnel {
@@ -16,9 +17,10 @@ namespace banana::tunnel {
 namespace {
 
 constexpr std::array<RecordCipher, 2> ciphers{{
-    {TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, "AES-128-GCM", "AES-128-GCM", 16, 4, 8},
-    {TLS1_CK_ECDHE_ECDSA_WITH_CHACHA20_POLY1305, "ChaCha20-Poly1305", "CHACHA20-POLY1305", 32, 12, 0},
+    {TLS1_CK_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, "AES-128-GCM", 16, 4, 8},
+    {TLS1_CK_ECDHE_ECDSA_WITH_CHACHA20_POLY1305, "CHACHA20-POLY1305", 32, 12, 0},
 }};
+static_assert(ciphers[0].overhead() == record_overhead && ciphers[1].overhead() < record_overhead);
 
 constexpr std::string_view label = "EXPERIMENTAL banana frames";  // RFC 5705, 4: such need not be registered
 
@@ -46,7 +48,7 @@ Result<RecordKeys> RecordKeys::of(SSL* ssl, const RecordCipher& cipher, bool dia
     if (SSL_export_keying_material(ssl, material.bytes.data(), 2 * each, label.data(), label.size(), nullptr, 0, 0) !=
         1)
         return failed();
-    const CipherPtr algorithm(EVP_CIPHER_fetch(nullptr, cipher.algorithm, nullptr));
+    const CipherPtr algorithm(EVP_CIPHER_fetch(nullptr, cipher.name, nullptr));
     if (!algorithm) return failed();
     RecordKeys keys;
     for (const bool own : {true, false}) {

@@ -30,13 +30,12 @@ inline constexpr uint16_t frames_epoch = 2;
 struct RecordCipher {
     static constexpr size_t tag_bytes = 16;
     uint32_t suite;
-    const char* algorithm;  // as OpenSSL calls it
-    const char* shown;      // as we do
+    const char* name;  // OpenSSL's, which does not mind the case
     size_t key_bytes;
-    size_t fixed_bytes;                                                   // of the nonce: comes from the session
-    size_t explicit_bytes;                                                // of the nonce: stands in each record
-    size_t head() const { return RecordHeader::bytes + explicit_bytes; }  // before the plaintext
-    size_t overhead() const { return head() + tag_bytes; }
+    size_t fixed_bytes;     // of the nonce: comes from the session
+    size_t explicit_bytes;  // of the nonce: stands in each record
+    constexpr size_t head() const { return RecordHeader::bytes + explicit_bytes; }  // before the plaintext
+    constexpr size_t overhead() const { return head() + tag_bytes; }
 };
 const RecordCipher* record_cipher(uint32_t suite);  // null: none of ours
 

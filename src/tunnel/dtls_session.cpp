@@ -283,7 +283,7 @@ void Session::limit_records(uint64_t most) { association_->sealed_max = std::min
 State Session::state() const { return association_->state; }
 bool Session::dialled() const { return association_->dialled; }
 const std::string& Session::peer() const { return association_->peer; }
-std::string Session::cipher() const { return association_->records != nullptr ? association_->records->shown : ""; }
+std::string Session::cipher() const { return association_->records != nullptr ? association_->records->name : ""; }
 const std::string& Session::why_closed() const { return association_->why; }
 uint64_t Session::records_sealed() const { return association_->sealed; }
 uint64_t Session::records_opened() const { return association_->opened; }

@@ -170,7 +170,7 @@ private:
     Deliver deliver_;
     LaneCounters counters_;
     LaneWire* last_wire_ = nullptr;  // of the frame before: most frames are of one wire
-    bool input_listening_ = false, input_dialling_ = false, woken_ = false;
+    bool input_listening_ = false, input_dialling_ = false;
     int64_t last_tick_ = 0, last_measure_ = 0;
     int64_t idle_gap_ns_ = 1'000'000;  // how long a sleep lasts, on average
     LaneCounters measured_;

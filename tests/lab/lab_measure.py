@@ -146,7 +146,7 @@ def migrate_under_traffic(lab: Lab, name: str, destination: str, peer: str, rate
         migration = migrate(lab, name, destination)
         time.sleep(tail)
         report = traffic.finish()
-        return Measured(migration, report, witness.longest_gap_ms(report["to_guest"]["missing"]))
+        return Measured(migration, report, witness.longest_gap_ms(report["to_guest"]))
 
 
 def row(label: str, measured: Measured) -> str:

@@ -8,17 +8,19 @@ import ctypes
 import socket
 import struct
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from banana_lab import Lab, LabError
 
 ETH_P_ALL = 3
 PACKET_OUTGOING = 4
+SOL_PACKET, PACKET_STATISTICS = 263, 6
 CLONE_NEWNET = 0x40000000
 SO_RCVBUFFORCE, SO_ATTACH_FILTER, SO_TIMESTAMPNS = 33, 26, 35
 BUFFER = 64 << 20  # bytes: some 40 000 datagrams, as each device on the way has its copy
-# What libvirt calls a guest's tap; and what is said of a device that is gone by now, as the source's tap is. (So may
-# a wire's be: what passed that reached the tap some 0.1 ms later.)
+# What libvirt calls a guest's tap; and what is said of a device that is gone by now, as the source's tap is. A wire's may
+# be gone, too: a datagram counts where it was seen last, and the tap is behind the wire.
 TAPS = ("vnet", "")
 HEADERS = 14 + 20 + 8  # Ethernet, IPv4, UDP
 HEADER = struct.Struct("<IIQ")  # tests/traffic/stream.h: magic, stream, sequence
@@ -68,17 +70,18 @@ class TapWitness:
         taken.setblocking(False)
         return taken
 
-    def longest_gap_ms(self, missing: Iterable[tuple[int, int]]) -> float | None:
-        """Between two datagrams, one after the other, that reached a tap and then the guest; None if the guest's device
-        is no tap. `missing`: sequence numbers, first and last of each run, that did not reach it."""
-        lost = {number for first, last in missing for number in range(first, last + 1)}
+    def longest_gap_ms(self, report: Mapping[str, Any]) -> float | None:
+        """Between two datagrams, one after the other, that reached a tap and then the guest. `report`: traffic's, of the
+        stream to the guest. None: it cannot be told, as the guest's device is no tap, a socket here has lost some, or
+        the report does not name all that the guest has not got."""
+        lost = {number for first, last in report["missing"] for number in range(first, last + 1)}
         arrived: dict[int, float] = {}
         for taken in self._sockets:
             for sequence, when in self._read(taken):
                 if sequence not in lost:
-                    arrived[sequence] = min(when, arrived.get(sequence, when))
+                    arrived[sequence] = max(when, arrived.get(sequence, when))
         times = sorted(arrived.values())
-        if len(times) < 2:
+        if len(times) < 2 or len(lost) != report["lost"] or any(self._dropped(taken) for taken in self._sockets):
             return None
         return max(after - before for before, after in zip(times, times[1:])) * 1000
 
@@ -96,6 +99,12 @@ class TapWitness:
             if magic == MAGIC:  # the filter comes a moment after the socket
                 seconds, nanoseconds = struct.unpack("qq", extra[0][2][:16])
                 yield sequence, seconds + nanoseconds / 1e9
+
+    @staticmethod
+    def _dropped(taken: socket.socket) -> int:
+        """Since it was asked last."""
+        _, dropped = struct.unpack("II", taken.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))
+        return dropped
 
     def close(self) -> None:
         for taken in self._sockets:
