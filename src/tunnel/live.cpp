@@ -26,15 +26,15 @@ Live::Live(SendBatch& batch, const Place& where)
 }
 Live::~Live() = default;
 
+DatagramHeader Live::header(DatagramKind kind) const {
+    return {kind, place.peer_lane, place.peer_index, place.own_lane, place.own_index};
+}
+
 void Live::put(std::span<const uint8_t> record) {
-    DatagramHeader header;
-    const bool is_data = !record.empty() && record[0] == alert_content && up();
-    header.kind =
-        is_data ? DatagramKind::data : (place.peer_index == 0 ? DatagramKind::hello : DatagramKind::handshake);
-    header.lane = place.peer_lane;
-    header.index = place.peer_index;
-    header.from_lane = place.own_lane;
-    header.from_index = place.own_index;
+    const bool is_alert = !record.empty() && record[0] == alert_content && up();
+    const auto header = this->header(is_alert                ? DatagramKind::data
+                                     : place.peer_index == 0 ? DatagramKind::hello
+                                                             : DatagramKind::handshake);
     uint8_t* to = batch_.reserve(header.bytes() + record.size());
     const size_t head = write_header(to, header);
     std::memcpy(to + head, record.data(), record.size());
@@ -43,13 +43,9 @@ void Live::put(std::span<const uint8_t> record) {
 
 // One record, sealed where the batch sends it from.
 void Live::send(std::span<const uint8_t> plain, const Endpoint& endpoint) {
-    DatagramHeader header;
-    header.kind = DatagramKind::data;
-    header.lane = place.peer_lane;
-    header.index = place.peer_index;
     const size_t bytes = session->overhead() + plain.size();
     uint8_t* to = batch_.reserve(data_header_bytes + bytes);
-    uint8_t* record = to + write_header(to, header);
+    uint8_t* record = to + write_header(to, header(DatagramKind::data));
     std::memcpy(record + session->head(), plain.data(), plain.size());
     if (session->seal({record, bytes})) batch_.commit(place.socket, endpoint, data_header_bytes + bytes);
 }

@@ -84,6 +84,7 @@ private:
     void ping(int64_t now, uint32_t packet_bytes, const Endpoint& to);
     void control(uint8_t type, uint16_t packet_bytes, uint64_t token, size_t data_bytes, const Endpoint& to);
     size_t overhead() const;  // bytes of a packet besides the plaintext
+    DatagramHeader header(DatagramKind kind) const;
     void send(std::span<const uint8_t> plain, const Endpoint& to);
 
     SendBatch& batch_;

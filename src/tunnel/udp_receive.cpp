@@ -47,7 +47,7 @@ void unmap(Endpoint& from) {
 }  // namespace
 
 struct Receiver::Impl {
-    int socket = -1;
+    int socket;
     std::unique_ptr<uint8_t[]> buffers{new uint8_t[buffers_max * buffer_bytes]};  // untouched until needed
     std::vector<mmsghdr> headers = std::vector<mmsghdr>(buffers_max);
     std::vector<iovec> vectors = std::vector<iovec>(buffers_max);
@@ -55,18 +55,29 @@ struct Receiver::Impl {
     std::vector<Endpoint> from = std::vector<Endpoint>(buffers_max);
     std::vector<Datagram> datagrams;
     size_t offered = buffers_max;
-    size_t used = buffers_max;  // headers that the kernel has written to since they were prepared
+    size_t used = buffers_max;  // headers that the kernel may have written lengths into
     uint64_t calls = 0;
 
+    explicit Impl(int from_socket);
     void prepare();
     int read();
     void split(size_t slot);
     void offer(size_t messages, size_t bytes);
 };
 
-Receiver::Receiver(int socket, bool gro) : impl_(std::make_unique<Impl>()) {
-    impl_->socket = socket;
-    impl_->datagrams.reserve(buffers_max * runs_max);
+Receiver::Impl::Impl(int from_socket) : socket(from_socket) {
+    datagrams.reserve(buffers_max * runs_max);
+    for (size_t i = 0; i < buffers_max; ++i) {
+        vectors[i] = {buffers.get() + i * buffer_bytes, buffer_bytes};
+        msghdr& header = headers[i].msg_hdr;
+        header.msg_name = &from[i].raw;
+        header.msg_iov = &vectors[i];
+        header.msg_iovlen = 1;
+        header.msg_control = controls[i].bytes.data();
+    }
+}
+
+Receiver::Receiver(int socket, bool gro) : impl_(std::make_unique<Impl>(socket)) {
     int on = gro;
     (void)::setsockopt(socket, SOL_UDP, UDP_GRO, &on, sizeof on);  // refused: datagrams come singly
 }
@@ -87,18 +98,11 @@ std::span<const Receiver::Datagram> Receiver::receive() {
 
 uint64_t Receiver::calls() const { return impl_->calls; }
 
-// The kernel writes lengths into what it has used: 32 headers anew for one datagram would be a good part of its cost.
+// Of those alone that were used: all 32 for one datagram would be a good part of its cost.
 void Receiver::Impl::prepare() {
     for (size_t i = 0; i < used; ++i) {
-        vectors[i] = {buffers.get() + i * buffer_bytes, buffer_bytes};
-        msghdr& header = headers[i].msg_hdr;
-        header = {};
-        header.msg_name = &from[i].raw;
-        header.msg_namelen = sizeof from[i].raw;
-        header.msg_iov = &vectors[i];
-        header.msg_iovlen = 1;
-        header.msg_control = controls[i].bytes.data();
-        header.msg_controllen = controls[i].bytes.size();
+        headers[i].msg_hdr.msg_namelen = sizeof from[i].raw;
+        headers[i].msg_hdr.msg_controllen = controls[i].bytes.size();
     }
     used = 0;
 }

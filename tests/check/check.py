@@ -171,10 +171,9 @@ class Check:
     def everything(self) -> None:
         if not self.do("configure", self.build.configure):
             return
-        wanted = [f"{self.part}_tests"] if self.part in ("unit", "netns") else []
-        if self.wants("netns"):
-            wanted += TUNNEL_PROGRAMS
-        if not self.do("build with -Werror", lambda: self.build.make(*PROGRAMS, *wanted)):
+        own_tests = [f"{self.part}_tests"] if self.part in ("unit", "netns") else []  # all: with sanitizers
+        tunnel = TUNNEL_PROGRAMS if self.wants("netns") else ()
+        if not self.do("build with -Werror", lambda: self.build.make(*PROGRAMS, *own_tests, *tunnel)):
             return
         has_lab = self.wants("lab")
         with self.sanitizing() as building:
@@ -188,12 +187,10 @@ class Check:
                 self.compiled(self.sanitized, "unit_tests", 600, **SANITIZED)
                 self.compiled(self.sanitized, "netns_tests", 900, **SANITIZED)
                 self.tunnel_sanitized()
-        if self.part == "unit":
-            self.compiled(self.build, "unit_tests", 300)
+        for name in own_tests:
+            self.compiled(self.build, name, 600)
         if self.wants("unit"):
             self.fuzzed()
-        if self.part == "netns":
-            self.compiled(self.build, "netns_tests", 600)
         if self.wants("netns"):
             self.tunnel_tests()
         if has_lab:

@@ -122,6 +122,22 @@ def serial_output(lab: "Lab", name: str, host: str) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
+PANIC = "Kernel panic"
+
+
+class GuestPanic(LabError):
+    """The guest's own kernel gave up."""
+
+
+def last_words(lab: "Lab", name: str, host: str, lines: int = 40) -> str:
+    """What a host knows of a guest that should run: its state and why, and the ends of QEMU's log and the console's."""
+    logs = [lab.host(host).root / path.lstrip("/") for path in (f"/var/log/libvirt/qemu/{name}.log", serial_log(name))]
+    found = lab.exec(host, "virsh", "-q", "domstate", "--reason", name, check=False)
+    ends = [f"{path}:\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+            for path in logs if path.exists()]
+    return "\n".join([f"{host}: {(found.stdout or found.stderr).strip()}", *ends])
+
+
 def start(lab: "Lab", vm: Vm, host: str, timeout: float) -> None:
     define(lab, domain_xml(vm, lab_image.build()), host)
     lab.virsh(host, "start", vm.name)

@@ -141,6 +141,10 @@ class DtlsTest(unittest.TestCase):
         self.assertEqual(seen["clear"], 0)
 
     def cross(self, kind: str, destination: str, after: str) -> verdict.Row:
+        return lab_measure.despite_panics(self.lab, "vm1", lambda: self.cross_once(kind, destination, after))
+
+    def cross_once(self, kind: str, destination: str, after: str) -> verdict.Row:
+        product.wait_tidy(self.lab)
         before = product.wire(self.lab, "hv1", SPIKE)
         measured = lab_measure.migrate_under_traffic(self.lab, "vm1", destination, ADDRESS)
         print(lab_measure.row(f"{kind}: to {after}", measured), file=sys.stderr)
@@ -209,7 +213,9 @@ class DtlsTest(unittest.TestCase):
         self.bring("hv2")
         xml = lab_guest.nic_xml("vm1", Nic(network="banana-lab"), 1)
         self.lab.exec("hv2", "virsh", "-q", "attach-device", "vm1", "/dev/stdin", "--live", stdin=xml)
-        spike = next(one for one in product.spikes(self.lab, "hv2") if one["mac"] == lab_guest.mac_of("vm1", 1))
+        mac = lab_guest.mac_of("vm1", 1)
+        wait_until(lambda: mac in [one["mac"] for one in product.spikes(self.lab, "hv2")], 10, "its Spike")
+        spike = next(one for one in product.spikes(self.lab, "hv2") if one["mac"] == mac)
         wait_until(lambda: (product.wire(self.lab, "hv1", spike["name"]) or {}).get("format") == "dtls", 10, "its wire")
         self.assertIn("3 came back", product.banana(self.lab, "hv1", "ping", spike["name"]))
         self.assertTrue(product.reaches(self.lab, "10.77.0.12"))

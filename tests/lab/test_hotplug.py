@@ -89,7 +89,7 @@ class Hotplug(LabCase):
         self.assertIn(SPIKE, self.refused("hv1", *words, "--mac", lab_guest.mac_of("plug", 0)))
         self.assertEqual(self.lab.virsh("hv1", "domiflist", "second").split(), [])
         self.lab.virsh("hv1", *words[2:], "--mac", "52:54:00:00:00:32")
-        self.assertEqual(len(self.banana("hv1", "wire", "list")["wires"]), 2)
+        wait_until(lambda: len(self.banana("hv1", "wire", "list")["wires"]) == 2, PATIENCE, "the second wire")
 
     def test_update_link_state(self) -> None:
         self.start(self.guest())
