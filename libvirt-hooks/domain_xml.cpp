@@ -1,6 +1,6 @@
 #include "libvirt-hooks/domain_xml.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -15,12 +15,6 @@ namespace {
 
 constexpr std::string_view user_prefix = "ua-";
 constexpr std::string_view libvirt_prefix = "net";
-
-std::string lower(std::string text) {
-    for (char& c : text)
-        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    return text;
-}
 
 int64_t to_number(const std::string& text, int64_t fallback) {
     int64_t value = 0;
@@ -38,7 +32,7 @@ Interface read_interface(const xmlNode* node) {
     if (auto mac = Mac::parse(xml::attribute_or_empty(xml::child(node, "mac"), "address"))) out.mac = mac->text();
     const xmlNode* source = xml::child(node, "source");
     out.network = xml::attribute_or_empty(source, "network");
-    out.port = lower(xml::attribute_or_empty(source, "portid"));
+    out.port = xml::lower(xml::attribute_or_empty(source, "portid"));
     out.dev = xml::attribute_or_empty(source, "dev");
     out.mode = xml::attribute_or_empty(source, "mode");
     out.bridge = xml::attribute_or_empty(source, "bridge");
@@ -184,7 +178,7 @@ Result<DomainFacts> parse_domain(std::string_view text) {
     if (root->ns != nullptr || xml::local_name(root) != "domain")
         return Error(Errc::invalid, "read domain XML: line 1: its root element is not <domain>");
     DomainFacts out;
-    out.uuid = lower(xml::content(xml::child(root, "uuid")));
+    out.uuid = xml::lower(xml::content(xml::child(root, "uuid")));
     out.name = xml::content(xml::child(root, "name"));
     if (out.uuid.empty() || out.name.empty())
         return Error(Errc::invalid, fmt::format("read domain XML: line {}: <domain> has no <{}>", xml::line_of(root),

@@ -1,5 +1,5 @@
 // banana-hook: what libvirt's hook stubs exec. See hook.h.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/time.h>
 #include <unistd.h>
 

@@ -1,6 +1,6 @@
 #include "libvirt-hooks/metadata.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
@@ -184,12 +184,6 @@ Status no_text(const xmlNode* node) {
     return {};
 }
 
-std::string lower(std::string text) {
-    for (char& c : text)
-        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    return text;
-}
-
 int64_t number(const Values& values, const char* key) { return std::strtoll(values.at(key).c_str(), nullptr, 10); }
 
 Result<SpikeMeta> read_spike(const xmlNode* node) {
@@ -203,8 +197,8 @@ Result<SpikeMeta> read_spike(const xmlNode* node) {
                   .home = values["home"],
                   .corm = values["corm"],
                   .epoch = {},
-                  .uuid = lower(values["uuid"]),
-                  .mac = lower(values["mac"]),
+                  .uuid = xml::lower(values["uuid"]),
+                  .mac = xml::lower(values["mac"]),
                   .line = xml::line_of(node)};
     if (values.contains("allow-any-mac")) out.allow_any_mac = values["allow-any-mac"] == "yes";
     if (values.contains("epoch")) out.epoch = static_cast<uint64_t>(number(values, "epoch"));

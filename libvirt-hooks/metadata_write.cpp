@@ -1,5 +1,5 @@
 // The metadata's other directions: into XML for libvirt, into and out of JSON for the control socket.
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <fmt/ranges.h>
 
 #include "base/mtu.h"

@@ -1,6 +1,6 @@
 #include "libvirt-hooks/network_xml.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <cstdlib>
 

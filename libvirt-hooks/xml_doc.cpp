@@ -1,6 +1,6 @@
 #include "libvirt-hooks/xml_doc.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <libxml/parser.h>
 #include <libxml/parserInternals.h>
 
@@ -89,5 +89,11 @@ std::optional<std::string> attribute(const xmlNode* node, const char* name) {
 }
 
 std::string attribute_or_empty(const xmlNode* node, const char* name) { return attribute(node, name).value_or(""); }
+
+std::string lower(std::string text) {
+    for (char& c : text)
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    return text;
+}
 
 }  // namespace banana::hooks::xml

@@ -48,4 +48,6 @@ xmlNode* child(const xmlNode* parent, std::string_view name);  // the first, or 
 std::optional<std::string> attribute(const xmlNode* node, const char* name);
 std::string attribute_or_empty(const xmlNode* node, const char* name);
 
+std::string lower(std::string text);  // ASCII's letters, as of UUIDs and MAC addresses
+
 }  // namespace banana::hooks::xml

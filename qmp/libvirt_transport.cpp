@@ -1,6 +1,6 @@
 #include "qmp/libvirt_transport.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "base/bytes.h"
 

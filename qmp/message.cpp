@@ -1,6 +1,6 @@
 #include "qmp/message.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "base/bytes.h"
 

@@ -1,6 +1,6 @@
 #include "qmp/session.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <array>
 #include <utility>

@@ -1,7 +1,7 @@
 #include "base/bytes.h"
 
 #include <arpa/inet.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/random.h>
 
 #include <charconv>
@@ -85,7 +85,7 @@ std::string random_hex(size_t bytes) {
 std::string to_hex(std::span<const uint8_t> data) {
     std::string out;
     out.reserve(data.size() * 2);
-    for (uint8_t b : data) fmt::format_to(std::back_inserter(out), "{:02x}", b);
+    for (uint8_t b : data) out += fmt::format("{:02x}", b);
     return out;
 }
 
@@ -117,7 +117,7 @@ std::string printable(std::string_view text, size_t max) {
         if (c >= 0x20 && c < 0x7f && c != '\\')
             out += static_cast<char>(c);
         else
-            fmt::format_to(std::back_inserter(out), "\\x{:02x}", c);
+            out += fmt::format("\\x{:02x}", c);
     }
     return out;
 }

@@ -4,7 +4,7 @@
 // Threading: each call writes one line with one write(2); safe from any thread.
 #pragma once
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <string>
 #include <string_view>

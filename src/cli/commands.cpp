@@ -10,7 +10,7 @@ namespace {
 
 using Texts = std::vector<std::string>;
 
-constexpr int64_t max_frame = guest_mtu_max + 14;  // with the Ethernet header
+constexpr int64_t max_frame = guest_mtu_max + ethernet_bytes;
 constexpr const char* ca_dir = "banana-pki";
 
 Param positional(const char* name, const char* key, const char* help, bool required = true) {

@@ -1,5 +1,5 @@
 // ping, doctor, migration show: a question or more to the daemon, and an exit code that depends on the answer.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

@@ -1,5 +1,5 @@
 // pki init, issue, show: local work on files; no daemon is asked.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <ctime>

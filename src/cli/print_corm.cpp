@@ -1,5 +1,5 @@
 // corm create, corm show, spike create.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "base/bytes.h"
 #include "cli/print.h"

@@ -1,5 +1,5 @@
 // status, reload, doctor, peer list.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <ctime>
 

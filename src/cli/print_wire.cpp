@@ -1,5 +1,5 @@
 // wire show, migration show.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "cli/print.h"
 

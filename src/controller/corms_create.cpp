@@ -1,6 +1,6 @@
 // Making and deleting Corms. Everything is checked, and the name reserved, before anything is changed.
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "controller/corms.h"
 #include "model/names.h"

@@ -1,6 +1,6 @@
 #include "controller/doctor.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <fstream>
 

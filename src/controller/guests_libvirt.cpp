@@ -1,7 +1,7 @@
 // What is done with libvirt's help, and so never within a hook's answer: finding guests that no hook told of, and the
 // hints in the domains' metadata.
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <libvirt/libvirt.h>
 
 #include "controller/guests.h"

@@ -1,6 +1,6 @@
 #include "controller/handover.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <libvirt/libvirt.h>
 
 #include "base/clock.h"

@@ -1,6 +1,6 @@
 #include "controller/hook_files.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <algorithm>

@@ -1,6 +1,6 @@
 #include "controller/node.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <asio/redirect_error.hpp>

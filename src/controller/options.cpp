@@ -1,6 +1,6 @@
 #include "controller/options.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/un.h>
 
 #include <CLI/CLI.hpp>

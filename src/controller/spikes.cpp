@@ -1,9 +1,10 @@
 #include "controller/spikes.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 
+#include "base/mtu.h"
 #include "model/names.h"
 #include "netlink/change.h"
 #include "netlink/link.h"
@@ -19,7 +20,6 @@ using model::SpikeState;
 
 namespace {
 
-constexpr size_t ethernet_header = 14;
 constexpr milliseconds probe_patience{1500};
 constexpr milliseconds tunnel_patience{2500};  // with the probes, less than a hook waits
 constexpr milliseconds release_retry{5000};
@@ -180,7 +180,7 @@ Async<void> Spikes::probe(Spike spike) {
     if (a.half.format == Format::dtls) CO_TRY(co_await node_.tunnel.await_up(a.half.connector, tunnel_patience));
     CO_TRY_SET(const uint32_t device, node_.engine.ifindex(a.far_device()));
     const bool dtls = a.half.format == Format::dtls;
-    for (const size_t size : {size_t{64}, a.mtu + ethernet_header}) {
+    for (const size_t size : {size_t{64}, a.mtu + ethernet_bytes}) {
         const auto rtt = co_await node_.prober.round_trip(device, size, probe_patience);
         if (rtt) continue;
         co_return Error(

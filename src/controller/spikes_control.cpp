@@ -1,6 +1,6 @@
 // What an administrator does to Spikes: macvtap endpoints, adopted netdevs, connecting and disconnecting by hand.
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "controller/spikes.h"
 #include "model/names.h"

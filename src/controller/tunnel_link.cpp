@@ -3,7 +3,7 @@
 // Every wait has an end: TunnelChannel gives up one that does not answer. A process that was started here and ended is
 // started again at once; if it ends soon after, less and less often.
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -25,7 +25,7 @@ using std::chrono::milliseconds;
 
 namespace {
 
-constexpr milliseconds first_pause{50}, longest_pause{1000};
+constexpr milliseconds first_redial{50}, longest_redial{1000};
 constexpr milliseconds starting{3000};  // from the start of a process until its socket is there
 constexpr milliseconds grace{1600};     // a little more than end() allows
 constexpr size_t socket_bytes = 8 << 20;
@@ -111,16 +111,16 @@ asio::awaitable<void> Tunnel::outlast_grace(int64_t lost_ns) {
 }
 
 asio::awaitable<void> Tunnel::run() {
-    for (milliseconds pause = first_pause; !stopped_;) {
+    for (milliseconds pause = first_redial; !stopped_;) {
         const Status served = co_await serve();
         if (stopped_) co_return;
-        if (state_ == State::ready) pause = first_pause;
+        if (state_ == State::ready) pause = first_redial;
         wires_known_ = false;
         channel_.reset();
         peer_states_.clear();
         to(State::away, served ? "banana-tunneld ended the connection" : served.error().message());
-        pause_.expires_after(is_starting() ? first_pause : pause);
-        if (!is_starting()) pause = std::min(pause * 2, longest_pause);
+        pause_.expires_after(is_starting() ? first_redial : pause);
+        if (!is_starting()) pause = std::min(pause * 2, longest_redial);
         asio::error_code ignored;
         co_await pause_.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
     }

@@ -1,7 +1,7 @@
 #include "controller/tunnel_process.h"
 
 #include <fcntl.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <spawn.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>

@@ -1,6 +1,6 @@
 #include "controller/tunnel_taps.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <linux/if_tun.h>
 #include <net/if.h>
 #include <sys/ioctl.h>

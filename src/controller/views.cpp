@@ -1,9 +1,10 @@
 #include "controller/views.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/mtu.h"
 #include "controller/config_change.h"
 #include "controller/doctor.h"
 #include "model/names.h"
@@ -22,7 +23,6 @@ using wiring::Direction;
 
 namespace {
 
-constexpr size_t ethernet_header = 14;
 // RFC 7348 section 5: inner Ethernet, VXLAN and UDP headers, and the outer IP header.
 constexpr uint32_t vxlan_overhead_v4 = 50, vxlan_overhead_v6 = 70;
 
@@ -237,7 +237,7 @@ asio::awaitable<void> Views::add_tunnel(Json& shown) {
     if (path_mtu == 0) co_return;
     const size_t ip_udp = node_.config.underlay.size() == 4 ? 28 : 48;
     const size_t overhead =
-        ip_udp + tunnel::data_header_bytes + tunnel::record_overhead + tunnel::entry_bytes + ethernet_header;
+        ip_udp + tunnel::data_header_bytes + tunnel::record_overhead + tunnel::entry_bytes + ethernet_bytes;
     const int64_t needed = shown.get("mtu").as_int() + static_cast<int64_t>(overhead);
     Json underlay = shown.get("underlay");
     underlay.set("path_mtu", path_mtu);
@@ -254,10 +254,10 @@ Async<Json> Views::probe(Json params) {
     CO_TRY_SET(const Json shown, wire_show(name));
     const auto mtu = static_cast<size_t>(shown.get("mtu").as_int());
     const auto size = static_cast<size_t>(params.get("size").as_int(64));
-    if (size < xconnect::Prober::min_frame || size > mtu + ethernet_header)
+    if (size < xconnect::Prober::min_frame || size > mtu + ethernet_bytes)
         co_return Error(Errc::invalid,
                         fmt::format("size {}: it must be {} to {} B (the wire's MTU and the Ethernet header)", size,
-                                    xconnect::Prober::min_frame, mtu + ethernet_header));
+                                    xconnect::Prober::min_frame, mtu + ethernet_bytes));
     const std::string device = shown.get("device").as_string();
     if (shown.get("format").as_string() == "native")
         co_return Error(Errc::unsupported,

@@ -1,6 +1,6 @@
 #include "controller/wires.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

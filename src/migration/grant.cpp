@@ -1,6 +1,6 @@
 #include "migration/grant.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

@@ -1,6 +1,6 @@
 #include "model/spike.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <array>
@@ -11,11 +11,11 @@ namespace banana::model {
 
 namespace {
 
-constexpr std::array<SpikeKind, 3> kinds{SpikeKind::tap, SpikeKind::macvtap, SpikeKind::netdev};
+constexpr std::array<SpikeKind, 3> spike_kinds{SpikeKind::tap, SpikeKind::macvtap, SpikeKind::netdev};
 constexpr std::array<SpikeState, 5> states{SpikeState::unwired, SpikeState::built, SpikeState::wired,
                                            SpikeState::incoming, SpikeState::leaving};
 
-constexpr bool edges[5][5] = {
+constexpr bool state_edges[5][5] = {
     /*              unwired built  wired  incoming leaving */
     /* unwired  */ {true, true, true, true, false},
     /* built    */ {true, true, true, true, false},
@@ -24,7 +24,7 @@ constexpr bool edges[5][5] = {
     /* leaving  */ {true, false, true, false, true},
 };
 
-StateObserver& observer() {
+StateObserver& state_observer() {
     static StateObserver instance;
     return instance;
 }
@@ -58,15 +58,15 @@ const char* spike_state_name(SpikeState state) {
     return "?";
 }
 
-void observe_states(StateObserver o) { observer() = std::move(o); }
+void observe_states(StateObserver o) { state_observer() = std::move(o); }
 
 Status Spike::move(SpikeState next) {
-    if (!edges[static_cast<int>(state)][static_cast<int>(next)])
+    if (!state_edges[static_cast<int>(state)][static_cast<int>(next)])
         return Error(
             fmt::format("Spike {}: {} cannot become {}", name, spike_state_name(state), spike_state_name(next)));
     const SpikeState before = state;
     state = next;
-    if (observer() && before != next) observer()(*this, before, next);
+    if (state_observer() && before != next) state_observer()(*this, before, next);
     return {};
 }
 
@@ -126,7 +126,7 @@ Result<Spike> Spike::from_json(const Json& json) {
     TRY_SET(s.key, json.string("key"));
     TRY_SET(s.name, json.string("name"));
     TRY_SET(s.home, json.string("home"));
-    TRY_SET(s.kind, from_name(kinds, spike_kind_name, json.get("kind").as_string(), "kind of Spike"));
+    TRY_SET(s.kind, from_name(spike_kinds, spike_kind_name, json.get("kind").as_string(), "kind of Spike"));
     s.id = parse_hex32(json.get("id").as_string()).value_or(0);
     TRY_SET(s.mac, Mac::parse(json.get("mac").as_string()));
     s.allow_any_mac = json.get("allow_any_mac").as_bool();

@@ -1,6 +1,6 @@
 #include "model/wire.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <array>
@@ -15,14 +15,14 @@ namespace {
 constexpr std::array<Phase, 4> phases{Phase::idle, Phase::active, Phase::standby, Phase::flipped};
 
 // Which phase may follow which; row: before, column: after, both in the order of the enum.
-constexpr bool edges[4][4] = {
+constexpr bool phase_edges[4][4] = {
     /* idle    */ {false, true, false, false},
     /* active  */ {true, true, true, false},
     /* standby */ {true, true, true, true},
     /* flipped */ {false, true, true, true},
 };
 
-PhaseObserver& observer() {
+PhaseObserver& phase_observer() {
     static PhaseObserver instance;
     return instance;
 }
@@ -39,13 +39,13 @@ const char* phase_name(Phase phase) {
     return "?";
 }
 
-void observe_phases(PhaseObserver o) { observer() = std::move(o); }
+void observe_phases(PhaseObserver o) { phase_observer() = std::move(o); }
 
 void Wire::to(Phase next) {
-    if (!edges[static_cast<int>(phase)][static_cast<int>(next)]) std::abort();  // a bug here, never input's doing
+    if (!phase_edges[static_cast<int>(phase)][static_cast<int>(next)]) std::abort();  // a bug here, never input's doing
     const Phase before = phase;
     phase = next;
-    if (observer() && before != next) observer()(*this, before, next);
+    if (phase_observer() && before != next) phase_observer()(*this, before, next);
 }
 
 Status Wire::open(Half half) {

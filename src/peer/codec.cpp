@@ -1,6 +1,6 @@
 #include "peer/codec.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "base/bytes.h"
 

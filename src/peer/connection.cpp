@@ -7,7 +7,7 @@
 // Three kinds of coroutines hold the object: one reader, one writer while output waits, one per request in service; a
 // watchdog ticks. All I/O waits are inside the Stream, so closing that ends reader and writer; the watchdog's and the
 // callers' timers are cancelled. `close()` is the only way into `closed` and may be called from anywhere.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <array>
 #include <asio/post.hpp>

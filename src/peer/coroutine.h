@@ -9,4 +9,6 @@
 #include <asio/awaitable.hpp>
 
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+#ifndef __clang__
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif

@@ -1,6 +1,6 @@
 #include "peer/peers.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <asio/redirect_error.hpp>
 #include <asio/use_awaitable.hpp>

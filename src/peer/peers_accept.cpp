@@ -3,7 +3,7 @@
 // Whoever has not shown a certificate of this cluster costs one bounded slot for at most `handshake_timeout` and a
 // bounded number of log lines, and gets no byte of JSON read. Slots for the configured peers' addresses are counted
 // apart, so a flood from elsewhere cannot keep them out.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <array>
 #include <asio/ip/v6_only.hpp>

@@ -1,6 +1,6 @@
 // The connections that we make: one loop per peer, for ever. dial() goes through TCP, TLS, name and role, hello;
 // keep_up() pings until the connection ends; between two attempts stands the back-off.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <asio/redirect_error.hpp>

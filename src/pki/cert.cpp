@@ -1,6 +1,6 @@
 #include "pki/cert.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <array>
 #include <ctime>

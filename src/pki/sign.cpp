@@ -1,6 +1,6 @@
 #include "pki/sign.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "base/bytes.h"
 #include "pki/files.h"

@@ -1,6 +1,6 @@
 #include "pki/verify.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/stat.h>
 
 #include <cerrno>

@@ -1,6 +1,6 @@
 #include "registry/store.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sqlite3.h>
 #include <sys/stat.h>
 

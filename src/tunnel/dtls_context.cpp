@@ -1,5 +1,5 @@
 // What both ends may negotiate. All of it is fixed: nothing here is for an operator to weaken.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "pki/files.h"
 #include "tunnel/dtls_internal.h"

@@ -4,7 +4,7 @@
 // than its question (a challenge is 60 bytes, the least ClientHello that OpenSSL reads to its cookie is 63). OpenSSL's
 // DTLSv1_listen() does the challenge on a scratch association, which it clears each time, and which becomes the
 // session's when the cookie is good.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

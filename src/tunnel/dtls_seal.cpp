@@ -1,6 +1,6 @@
 #include "tunnel/dtls_seal.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/params.h>

@@ -16,7 +16,7 @@
 //
 // OpenSSL's retransmission timer runs by the wall clock. Our own due times and the deadline are monotonic: a step of
 // the clock may delay or hasten one retransmission, or cost the attempt its ten seconds, and no more than that.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

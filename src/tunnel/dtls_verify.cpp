@@ -3,7 +3,7 @@
 // OpenSSL checks chain and validity; role and name are ours, checked inside its verification, so that the refusal goes
 // out as an alert while the other end still waits, and once more when the handshake is done, on what SSL then holds. An
 // alert is one number: each of our reasons is given an OpenSSL code that leaves as an alert of its own.
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "tunnel/dtls_internal.h"
 

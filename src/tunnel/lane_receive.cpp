@@ -1,6 +1,6 @@
 // A frame's way in: socket, session by index, open, entries, join, check, tap queue. And what strangers send.
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/uio.h>
 #include <unistd.h>
 

@@ -1,6 +1,6 @@
 // banana-tunneld: carries the frames of a host's DTLS wires.
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <linux/capability.h>
 #include <sys/prctl.h>
 #include <sys/signalfd.h>

@@ -16,7 +16,6 @@ constexpr uint8_t known_flags = Offload::needs_csum | Offload::csum_valid;
 constexpr uint16_t type_ipv4 = 0x0800, type_ipv6 = 0x86dd, type_vlan = 0x8100, type_service_vlan = 0x88a8;
 constexpr uint8_t protocol_tcp = 6, protocol_udp = 17;
 constexpr size_t vlan_bytes = 4, ipv4_bytes = 20, ipv6_bytes = 40, tcp_bytes = 20, udp_bytes = 8;
-constexpr size_t ip_packet_max = 65535;
 constexpr size_t udp_segments_max = 128;  // Linux: UDP_MAX_SEGMENTS; a tap refuses more
 
 uint16_t get16_little(const uint8_t* at) { return static_cast<uint16_t>(at[0] | at[1] << 8); }

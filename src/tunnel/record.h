@@ -14,6 +14,8 @@
 #include <optional>
 #include <span>
 
+#include "base/mtu.h"
+
 namespace banana::tunnel {
 
 // Why a frame is not passed on. Names are stable, for --json: drop_name().
@@ -45,12 +47,11 @@ struct Offload {
 };
 
 inline constexpr size_t vnet_bytes = 10;  // a tap's header, before each frame
-inline constexpr size_t ethernet_bytes = 14;
-inline constexpr size_t frame_max =
-    65535 + 18;                            // an IP packet of the greatest size, with Ethernet header and a VLAN tag
-inline constexpr size_t entry_bytes = 16;  // an entry's header
-inline constexpr size_t slice_bytes = 12;  // what a slice's header has besides
-inline constexpr uint32_t session_id = 0;  // the connector id of control messages
+inline constexpr size_t ip_packet_max = 65535;
+inline constexpr size_t frame_max = ip_packet_max + ethernet_bytes + 4;  // with a VLAN tag
+inline constexpr size_t entry_bytes = 16;                                // an entry's header
+inline constexpr size_t slice_bytes = 12;                                // what a slice's header has besides
+inline constexpr uint32_t session_id = 0;                                // the connector id of control messages
 
 Offload read_vnet(const uint8_t* vnet);  // vnet_bytes
 // `header_bytes`: link, network and transport headers together; 0 when not known.

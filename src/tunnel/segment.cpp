@@ -20,7 +20,6 @@ namespace banana::tunnel {
 namespace {
 
 constexpr uint8_t tcp_fin = 0x01, tcp_psh = 0x08, tcp_cwr = 0x80;
-constexpr size_t ip_packet_max = 65535;
 constexpr size_t payload_min = 64;  // of TCP in a slice with repeated headers; where less fits, they are not repeated
 
 // What a Cutter makes of the smallest capacity and the worst division: more than half of what would fit.
@@ -207,14 +206,13 @@ bool Slot::take(const Entry& slice) {
     return true;
 }
 
-constexpr size_t buffer_bytes = (vnet_bytes + frame_max + 63) / 64 * 64;
+constexpr size_t slot_bytes = (vnet_bytes + frame_max + 63) / 64 * 64;
 
 }  // namespace
 
 struct Joiner::Impl {
     // One buffer for the run, then one for each slot. Not initialised: what is never used costs no memory.
-    std::unique_ptr<uint8_t[]> buffers =
-        std::make_unique_for_overwrite<uint8_t[]>(buffer_bytes * (frames_under_way + 1));
+    std::unique_ptr<uint8_t[]> buffers = std::make_unique_for_overwrite<uint8_t[]>(slot_bytes * (frames_under_way + 1));
     Run run;
     std::array<Slot, frames_under_way> slots;
     size_t used = 0;  // slots
@@ -225,7 +223,7 @@ struct Joiner::Impl {
     Impl() {
         uint8_t* buffer = buffers.get() + vnet_bytes;
         run.frame = buffer;
-        for (Slot& slot : slots) slot.frame = buffer += buffer_bytes;
+        for (Slot& slot : slots) slot.frame = buffer += slot_bytes;
     }
     void flush(const Deliver& deliver);
     void forget_behind(uint32_t number);

@@ -1,6 +1,6 @@
 #include "tunnel/tunnel.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 

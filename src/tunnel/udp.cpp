@@ -2,7 +2,7 @@
 #include "tunnel/udp.h"
 
 #include <arpa/inet.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <linux/filter.h>
 #include <sys/socket.h>
 

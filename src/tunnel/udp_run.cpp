@@ -12,7 +12,6 @@ constexpr uint16_t type_ipv4 = 0x0800, type_ipv6 = 0x86dd;
 constexpr size_t ipv4_bytes = 20, ipv6_bytes = 40, udp_bytes = 8;
 constexpr uint8_t protocol_udp = 17;
 constexpr uint16_t do_not_fragment = 0x4000;
-constexpr size_t ip_packet_max = 65535;
 
 // Where the network header begins and the payload does, of a whole UDP datagram without IP options or padding.
 struct Shape {

@@ -1,7 +1,7 @@
 // Applying: each kind of step with its undo. An undo runs only for steps that were done, in reverse; what it cannot
 // restore (a deleted link) is planned last for that reason.
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

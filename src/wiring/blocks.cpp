@@ -2,7 +2,7 @@
 // number gets a list of its own. Numbers are any 32 bits but 0; people choose small ones, so ours spell "bn".
 #include "wiring/blocks.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <cerrno>

@@ -3,7 +3,7 @@
 
 #include "wiring/engine.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

@@ -12,7 +12,7 @@
 // 2 bytes whatever is asked.
 #include "wiring/headroom.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/socket.h>
 
 #include <algorithm>

@@ -14,7 +14,7 @@
 
 #include "wiring/plan.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 #include <iterator>

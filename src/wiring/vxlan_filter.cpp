@@ -10,7 +10,7 @@
 // libnftables parses text. All of it is made here from numbers and addresses; the table's name is checked.
 #include "wiring/vxlan_filter.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <nftables/libnftables.h>
 #include <sys/socket.h>
 

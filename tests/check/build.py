@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from steps import TOP, Program, StepFailed, must, run, temporary_in
 
 PROGRAMS = ("bananad", "banana-tunneld", "banana", "banana-hook")
+UNITY = pathlib.Path(__file__).resolve().parent / "unity.mk"
 COMPILER_FLAGS = "-O1"  # half the time of -O2 with -g, and warnings that need the optimiser are still found
 
 
@@ -16,6 +17,8 @@ class Build:
     directory: pathlib.Path
     options: Sequence[str] = ()
     flags: str = COMPILER_FLAGS
+    compiler: str = ""  # configure's choice
+    file_by_file: bool = False
 
     def log(self, name: str) -> pathlib.Path:
         return self.directory / "log" / f"{name}.log"
@@ -32,8 +35,8 @@ class Build:
         if not (TOP / "configure").exists():
             must(["./bootstrap"], log, 300)
         wanted = [str(TOP / "configure"), *self.options, f"CXXFLAGS={os.environ.get('CXXFLAGS', self.flags)}"]
-        if "CXX" in os.environ:
-            wanted.append(f"CXX={os.environ['CXX']}")
+        if compiler := os.environ.get("CXX", self.compiler):
+            wanted.append(f"CXX={compiler}")
         stamp = self.directory / "log" / "configured"
         if (self.directory / "Makefile").exists() and stamp.exists() and stamp.read_text() == repr(wanted):
             return
@@ -52,9 +55,11 @@ class Build:
         log.unlink(missing_ok=True)
         return Program(["chrt", "--idle", "0", *self._make(targets)], log, timeout, directory=self.directory)
 
-    @staticmethod
-    def _make(targets: Sequence[str]) -> list[str]:
-        return ["make", f"-j{os.cpu_count() or 1}", *targets]
+    def _make(self, targets: Sequence[str]) -> list[str]:
+        """A user's build directory goes on as plain make began it."""
+        begun = (self.directory / "libbase.a").exists() and not (self.directory / "unity").exists()
+        makefile = [] if self.file_by_file or begun else ["-f", str(UNITY)]
+        return ["make", *makefile, f"-j{os.cpu_count() or 1}", *targets]
 
 
 def refuse_configured(top: pathlib.Path) -> None:

@@ -3,7 +3,7 @@
 Files of the lab's tests run two at a time, since they mostly wait; but those that time what they measure run alone: the
 guests are emulated, and two cores are few. When all is tested, the unit and namespace tests run once, with sanitizers;
 what they are built with is built beside the static checks and the first of the lab's tests, from the CPU time that is
-left there. Nothing is built any more when something is timed.
+left there, by another compiler, and file by file (see unity.mk). Nothing is built any more when something is timed.
 """
 
 import contextlib
@@ -12,20 +12,23 @@ import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import counts
 import leftovers
 import static
 from build import PROGRAMS, Build, guest_image
 from counts import Counts
-from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, must_finish, run, show, tail
+from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, must_finish, show, tail
 
 LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
 LAB_AT_ONCE = 2
 LAB_ALONE = ("test_dtls", "test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
 TUNNEL_PROGRAMS = ("banana-tunneld", "relay", "flood")  # tests/tunnel
 TUNNEL_FILE_LIMIT = 600
+SANITIZED_COMPILER = "clang++-16"  # takes two thirds of g++'s time; and warns of other things
 SANITIZED_PROGRAMS = ("unit_tests", "netns_tests", "banana-tunneld")
 # Frames, descriptors, messages, datagrams, hosts and certificates that are not as they should be.
 TUNNEL_HOSTILE = ("test_tunnel_frames.FromTap", "test_tunnel_control.Nonsense", "test_tunnel_path.Damaged",
@@ -36,6 +39,16 @@ PYTHON = ("/usr/bin/python3", "-B", "-m", "unittest", "-v")
 SANITIZED = {"ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
 
 
+@dataclass(frozen=True)
+class Test:
+    title: str
+    log: pathlib.Path
+    words: Sequence[object]
+    judge: Callable[[str, int], Counts]
+    limit: float  # seconds
+    options: Mapping[str, Any] = field(default_factory=dict)  # Program's
+
+
 class Check:
     def __init__(self, part: str) -> None:
         self.part = part
@@ -43,7 +56,8 @@ class Check:
         self.total = Counts()
         base = pathlib.Path(os.environ.get("BANANA_CHECK_BUILD") or TOP)
         self.build = Build(base / "build-check", ("--enable-werror",))
-        self.sanitized = Build(base / "build-sanitized", ("--enable-werror", "--enable-sanitizers"), "-O0")
+        self.sanitized = Build(base / "build-sanitized", ("--enable-werror", "--enable-sanitizers"), "-O0",
+                               SANITIZED_COMPILER, file_by_file=True)
 
     def wants(self, part: str) -> bool:
         return self.part in (part, "all")
@@ -70,14 +84,25 @@ class Check:
             print(f"---- the end of {log}\n{tail(log, 150)}\n----", flush=True)
         self.total.add(found)
 
-    def tests(self, title: str, log: pathlib.Path, words: Sequence[object], judge: Callable[[str, int], Counts],
-              timeout: float, **options: object) -> None:
-        log.unlink(missing_ok=True)
-        with self.steps.step(title) as result:
-            status = run(words, log, timeout, **options)
-            found = judge(log.read_text(errors="replace"), status)
-            result[:] = [str(found)]
-        self.count(log, found)
+    def side_by_side(self, tests: Sequence[Test], at_once: int) -> None:
+        waiting, running = list(tests), []
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    test = waiting.pop(0)
+                    test.log.unlink(missing_ok=True)
+                    running.append((test, Program(test.words, test.log, test.limit, **test.options)))
+                for test, program in list(running):
+                    status = program.wait(0.1)
+                    if status is not None:
+                        program.end()
+                        running.remove((test, program))
+                        found = test.judge(test.log.read_text(errors="replace"), status)
+                        self.steps.say(test.title, str(found), program.seconds)
+                        self.count(test.log, found)
+        finally:
+            for _, program in running:
+                program.end()
 
     # ---- parts ---------------------------------------------------------------------------------------------------
 
@@ -87,74 +112,46 @@ class Check:
         self.static("shell scripts: shellcheck", lambda: static.shell(self.build))
         self.static("units: systemd-analyze verify", lambda: static.units(self.build))
         self.static("XML examples against the schemas", lambda: static.xml_examples(self.build))
-        for path in sorted((TOP / "tests/check").glob("test_*.py")):
-            self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest,
-                       600, directory=path.parent)
+        self.side_by_side([self.unittest(path, 600) for path in sorted((TOP / "tests/check").glob("test_*.py"))], 1)
 
-    def compiled(self, build: Build, name: str, limit: float, **environment: str) -> None:
-        title = name.replace("_", " ") + (", sanitized" if build is self.sanitized else "")
-        self.tests(title, build.log(name), [build.directory / name], counts.doctest, limit,
-                   environment={"srcdir": str(TOP), **environment})
+    def compiled(self, build: Build, name: str, limit: float) -> Test:
+        sanitized = build is self.sanitized
+        return Test(name.replace("_", " ") + (", sanitized" if sanitized else ""), build.log(name),
+                    [build.directory / name], counts.doctest, limit,
+                    {"environment": {"srcdir": str(TOP), **(SANITIZED if sanitized else {})}})
+
+    def unittest(self, path: pathlib.Path, limit: float, **options: Any) -> Test:
+        return Test(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest, limit,
+                    {"directory": path.parent, **options})
 
     def fuzzed(self) -> None:
         """What it finds is kept in the log's folder: `fuzz_... FILE` runs it again."""
         if not self.do("build fuzz targets", lambda: self.build.make("fuzz")):
             return
-        running = {name: self.fuzz(name) for name in FUZZ_TARGETS}  # a core each
-        try:
-            for name, program in running.items():
-                while (status := program.wait()) is None:
-                    pass
-                found = counts.fuzzer(program.log.read_text(errors="replace"), status)
-                self.steps.say(name.replace("_", " "), str(found), program.seconds)
-                self.count(program.log, found)
-        finally:
-            for program in running.values():
-                program.end()
+        self.side_by_side([self.fuzz(name) for name in FUZZ_TARGETS], len(FUZZ_TARGETS))
 
-    def fuzz(self, name: str) -> Program:
+    def fuzz(self, name: str) -> Test:
         log = self.build.log(name)
-        log.unlink(missing_ok=True)
-        return Program([self.build.directory / name, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-max_len=4096",
-                        "-print_final_stats=1", f"-artifact_prefix={log.parent / name}-"], log, FUZZ_SECONDS + 120)
+        words = [self.build.directory / name, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-max_len=4096",
+                 "-print_final_stats=1", f"-artifact_prefix={log.parent / name}-"]
+        return Test(name.replace("_", " "), log, words, counts.fuzzer, FUZZ_SECONDS + 120)
 
     def tunnel_tests(self) -> None:
         """A file at a time: they time what they measure, and load both cores."""
-        for path in sorted((TOP / "tests/tunnel").glob("test_*.py")):
-            self.tests(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest,
-                       TUNNEL_FILE_LIMIT, directory=path.parent)
+        files = sorted((TOP / "tests/tunnel").glob("test_*.py"))
+        self.side_by_side([self.unittest(path, TUNNEL_FILE_LIMIT) for path in files], 1)
 
-    def tunnel_sanitized(self) -> None:
+    def tunnel_sanitized(self) -> Test:
         program = self.sanitized.directory / "banana-tunneld"
-        self.tests("tests/tunnel, hostile, sanitized", self.sanitized.log("tunnel_hostile"), [*PYTHON, *TUNNEL_HOSTILE],
-                   counts.unittest, TUNNEL_FILE_LIMIT, directory=TOP / "tests/tunnel",
-                   environment={**SANITIZED, "BANANA_TUNNELD": str(program)})
+        return Test("tests/tunnel, hostile, sanitized", self.sanitized.log("tunnel_hostile"),
+                    [*PYTHON, *TUNNEL_HOSTILE], counts.unittest, TUNNEL_FILE_LIMIT,
+                    {"directory": TOP / "tests/tunnel", "environment": {**SANITIZED, "BANANA_TUNNELD": str(program)}})
 
     def lab_tests(self, alone: bool) -> None:
         files = sorted((TOP / "tests/lab").glob("test_*.py"))
-        self.lab_files([path for path in files if (path.stem in LAB_ALONE) == alone], 1 if alone else LAB_AT_ONCE)
-
-    def lab_files(self, files: list[pathlib.Path], at_once: int) -> None:
-        running: dict[pathlib.Path, Program] = {}
-        try:
-            while files or running:
-                while files and len(running) < at_once:
-                    path = files.pop(0)
-                    log = self.build.log(path.stem)
-                    log.unlink(missing_ok=True)
-                    running[path] = Program([*PYTHON, path.stem], log, LAB_FILE_LIMIT, directory=path.parent,
-                                            contained=False)
-                for path, program in list(running.items()):
-                    status = program.wait(0.1)
-                    if status is not None:
-                        program.end()
-                        del running[path]
-                        found = counts.unittest(program.log.read_text(errors="replace"), status)
-                        self.steps.say(str(path.relative_to(TOP)), str(found), program.seconds)
-                        self.count(program.log, found)
-        finally:
-            for program in running.values():
-                program.end()
+        tests = [self.unittest(path, LAB_FILE_LIMIT, contained=False) for path in files
+                 if (path.stem in LAB_ALONE) == alone]
+        self.side_by_side(tests, 1 if alone else LAB_AT_ONCE)
 
     @contextlib.contextmanager
     def sanitizing(self) -> Iterator[Program | None]:
@@ -184,11 +181,9 @@ class Check:
             if has_lab:
                 self.lab_tests(alone=False)
             if building and self.do("build with sanitizers, the rest of it", lambda: must_finish(building, "make")):
-                self.compiled(self.sanitized, "unit_tests", 600, **SANITIZED)
-                self.compiled(self.sanitized, "netns_tests", 900, **SANITIZED)
-                self.tunnel_sanitized()
-        for name in own_tests:
-            self.compiled(self.build, name, 600)
+                self.side_by_side([self.compiled(self.sanitized, "netns_tests", 900),
+                                   self.compiled(self.sanitized, "unit_tests", 600), self.tunnel_sanitized()], 2)
+        self.side_by_side([self.compiled(self.build, name, 600) for name in own_tests], 1)
         if self.wants("unit"):
             self.fuzzed()
         if self.wants("netns"):

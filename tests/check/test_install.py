@@ -34,7 +34,8 @@ usr/share/doc/banana/manual.md 644
 
 def make(*words: str, variables: dict[str, str] | None = None) -> None:
     options = [f"{name}={value}" for name, value in (variables or {}).items()]
-    done = subprocess.run(["make", "-s", *words, *options], cwd=BUILD, capture_output=True, text=True, check=False)
+    command = ["make", "-s", "-f", TOP / "tests/check/unity.mk", *words, *options]
+    done = subprocess.run(command, cwd=BUILD, capture_output=True, text=True, check=False)
     if done.returncode:
         raise AssertionError(f"make {' '.join(words)}: status {done.returncode}: {done.stdout[-2000:]}"
                              f"{done.stderr[-2000:]}")

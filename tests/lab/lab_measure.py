@@ -165,8 +165,8 @@ def despite_panics(lab: Lab, name: str, migration: Callable[[], T]) -> T:
             return migration()
         except lab_guest.GuestPanic as panic:
             at = re.findall(r"RIP: 0010:(\S+)", str(panic))
-            say(f"the kernel of guest {name} panicked (at {at[-1] if at else '?'}), as emulated ones do now and then, on "
-                f"plain libvirt as well: it is started again on {source}, and migrated again")
+            say(f"the kernel of guest {name} panicked (at {at[-1] if at else '?'}), as emulated ones do now and then, "
+                f"on plain libvirt as well: it is started again on {source}, and migrated again")
             lab.virsh(source, "start", name)
             lab_guest.wait_ready(lab, name, source)
     return migration()

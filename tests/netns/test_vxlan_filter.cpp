@@ -4,7 +4,7 @@
 //                               +-- sw in "net" --- host 192.0.2.2, fd00::2: wire (VNI 70000), other (VNI 80000)
 //   third 192.0.2.3, fd00::3 ---+
 #include <arpa/inet.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <linux/if_ether.h>
 #include <sys/socket.h>
 

@@ -9,7 +9,7 @@
 // The underlay is a veth pair of MTU 1500. Wires have MTU 9000.
 #include <arpa/inet.h>
 #include <bpf/bpf.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <poll.h>
 #include <sys/socket.h>
 

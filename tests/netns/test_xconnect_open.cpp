@@ -3,7 +3,7 @@
 //   a0 ---veth--- a1    b1 ---veth--- b0     a1: Spike, cross-connected to b1; all in one namespace
 #include <bpf/bpf.h>
 #include <fcntl.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

@@ -10,7 +10,7 @@
 // lo`) and the target routes it back, the answers are counted. The last line is JSON: sent, failed, request_bytes (the
 // ClientHello's datagram), answers, answer_bytes (the largest).
 #include <arpa/inet.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <netinet/ip.h>
 #include <netinet/udp.h>
 #include <openssl/ssl.h>

@@ -1,6 +1,6 @@
 #include "path.h"
 
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include <algorithm>
 

@@ -19,7 +19,7 @@
 //   capture FILE                       what arrives, "> HEX" from clients, "< HEX" to them; "capture -" ends it
 //   stats                              "ok stats {JSON}": clients, rebinds, up {...}, down {...}
 //   quit                               the end of stdin does the same: it never outlives who started it
-#include <fmt/format.h>
+#include <fmt/core.h>
 #include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>

@@ -1,7 +1,7 @@
 #include "wiring/plan.h"
 
 #include <doctest/doctest.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 #include "model/names.h"
 #include "wiring/headroom.h"

@@ -1,7 +1,7 @@
 #include "model/spike.h"
 
 #include <doctest/doctest.h>
-#include <fmt/format.h>
+#include <fmt/core.h>
 
 using namespace banana;
 using namespace banana::model;
