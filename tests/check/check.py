@@ -25,7 +25,7 @@ from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, must_
 
 LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
 LAB_AT_ONCE = 2
-LAB_ALONE = ("test_dtls", "test_faults", "test_lab", "test_migration", "test_migration_failed", "test_quickstart")
+LAB_ALONE = ("test_dtls", "test_faults", "test_migration", "test_migration_failed", "test_quickstart")
 TUNNEL_PROGRAMS = ("banana-tunneld", "relay", "flood")  # tests/tunnel
 TUNNEL_FILE_LIMIT = 600
 SANITIZED_COMPILER = "clang++-16"  # takes two thirds of g++'s time; and warns of other things
@@ -124,13 +124,13 @@ class Check:
         return Test(str(path.relative_to(TOP)), self.build.log(path.stem), [*PYTHON, path.stem], counts.unittest, limit,
                     {"directory": path.parent, **options})
 
-    def fuzzed(self) -> None:
-        """What it finds is kept in the log's folder: `fuzz_... FILE` runs it again."""
+    def fuzzed(self) -> list[Test]:
         if not self.do("build fuzz targets", lambda: self.build.make("fuzz")):
-            return
-        self.side_by_side([self.fuzz(name) for name in FUZZ_TARGETS], len(FUZZ_TARGETS))
+            return []
+        return [self.fuzz(name) for name in FUZZ_TARGETS]
 
     def fuzz(self, name: str) -> Test:
+        """What it finds is kept in the log's folder: `fuzz_... FILE` runs it again."""
         log = self.build.log(name)
         words = [self.build.directory / name, f"-max_total_time={FUZZ_SECONDS}", "-timeout=10", "-max_len=4096",
                  "-print_final_stats=1", f"-artifact_prefix={log.parent / name}-"]
@@ -180,12 +180,13 @@ class Check:
                 has_lab = self.do("guest image", lambda: guest_image(self.build))
             if has_lab:
                 self.lab_tests(alone=False)
+            compiled = [self.compiled(self.build, name, 600) for name in own_tests]
             if building and self.do("build with sanitizers, the rest of it", lambda: must_finish(building, "make")):
-                self.side_by_side([self.compiled(self.sanitized, "netns_tests", 900),
-                                   self.compiled(self.sanitized, "unit_tests", 600), self.tunnel_sanitized()], 2)
-        self.side_by_side([self.compiled(self.build, name, 600) for name in own_tests], 1)
+                compiled = [self.compiled(self.sanitized, "netns_tests", 900),
+                            self.compiled(self.sanitized, "unit_tests", 600), self.tunnel_sanitized()]
         if self.wants("unit"):
-            self.fuzzed()
+            compiled += self.fuzzed()
+        self.side_by_side(compiled, 3)  # the namespace tests mostly wait
         if self.wants("netns"):
             self.tunnel_tests()
         if has_lab:

@@ -19,7 +19,7 @@ constexpr uint32_t mtu = 1500;
 
 void check_accepted(const Offload& offload, std::span<const uint8_t> frame) {
     if (check_frame(offload, frame, mtu)) return;
-    fuzz::require(frame.size() >= ethernet_bytes && frame.size() <= frame_max, "size of an accepted frame");
+    fuzz::require(frame.size() >= banana::ethernet_bytes && frame.size() <= frame_max, "size of an accepted frame");
     if (offload.flags & Offload::needs_csum)
         fuzz::require(size_t{offload.csum_start} + offload.csum_offset + 2 <= frame.size(),
                       "checksum within the frame");

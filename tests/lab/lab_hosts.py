@@ -4,7 +4,7 @@ import pathlib
 import uuid
 from typing import Protocol
 
-from lab_base import LabError, build_dir, cache_dir, run
+from lab_base import TOP, LabError, build_dir, cache_dir, run
 from lab_net import underlay_address
 
 PEER_PORT = 7471
@@ -57,10 +57,6 @@ migration_host = "{address}"
     if hooks:
         for hook in ("qemu", "network"):
             write(host, f"/etc/libvirt/hooks/{hook}", (hooks / hook).read_text(), 0o755)
-
-
-def hook_stub(program: pathlib.Path, hook: str) -> str:
-    return f'#!/bin/sh\nexec {program} {hook} "$@"\n'
 
 
 def built() -> bool:
@@ -120,7 +116,8 @@ def configure_banana(host: Host, hosts: list[Host], pki: pathlib.Path) -> None:
             (target / path.name).write_bytes(path.read_bytes())
             (target / path.name).chmod(0o600)
     for hook in ("qemu", "network"):
-        write(host, f"/etc/libvirt/hooks/{hook}", hook_stub(programs / "banana-hook", hook), 0o755)
+        stub = (TOP / f"libvirt-hooks/{hook}.in").read_text().replace("@hookexecdir@", str(programs))
+        write(host, f"/etc/libvirt/hooks/{hook}.d/50-banana", stub, 0o755)
 
 
 def lend_capabilities(host: Host) -> None:

@@ -227,7 +227,7 @@ class BadHostInputTest(unittest.TestCase):
 
     def test_doctor_on_hooks(self) -> None:
         self.await_check("libvirt hooks", True, "qemu and network")
-        hook = self.lab.host("hv1").root / "etc/libvirt/hooks/network"
+        hook = self.lab.host("hv1").root / "etc/libvirt/hooks/network.d/50-banana"
         self.addCleanup(hook.write_text, hook.read_text())
         hook.write_text("#!/bin/sh\nexit 0\n")
         self.await_check("libvirt hooks", False, "the hook network is not Banana's -> make install.*restart libvirtd")

@@ -34,6 +34,7 @@ ADDRESS, SPIKE = "10.77.0.10", "hv2/vm1/net0"
 MOST_LOST = 20  # frames each way, of 1 000 a second, as for VXLAN
 SECRET = "banana-in-clear"
 DAY = 86400
+MANY = 24  # wires of one tunnel
 LIFE = 10  # seconds of a certificate that expires: a tunnel that was just refused must come up within them
 
 
@@ -207,6 +208,27 @@ class DtlsTest(unittest.TestCase):
                 for way in ("to_guest", "from_guest"):
                     self.assertLessEqual(report[way]["longest_gap_ms"], 1000, report[way])
         wait_tunnels(self.lab)
+        product.wait_tidy(self.lab)
+
+    def await_ping(self, spike: str) -> None:
+        wait_until(lambda: "3 came back" in self.lab.exec("hv1", "banana", "ping", spike, check=False).stdout, 10,
+                   f"an answer over {spike}'s wire", 0.1)
+
+    def test_5_many_wires_of_a_killed_tunneld(self) -> None:
+        """All are told to the next process, of either end, and carry frames."""
+        names = [f"m{number}" for number in range(MANY)]
+        links = "".join(f"link add {name} type veth peer name p{name}\nlink set {name} up\n" for name in names)
+        self.lab.exec("hv2", "ip", "-batch", "-", stdin=links)
+        for name in names:
+            self.addCleanup(self.lab.exec, "hv2", "ip", "link", "del", name)
+            product.banana(self.lab, "hv2", "spike", "adopt", name, "--device", name)
+            self.addCleanup(product.banana, self.lab, "hv2", "spike", "delete", name)
+            product.banana(self.lab, "hv2", "connect", name, "lab")
+            self.addCleanup(product.banana, self.lab, "hv2", "disconnect", name)
+        for host in ("hv2", "hv1"):
+            self.lab.kill_daemon(host, "banana-tunneld", signal.SIGKILL)
+            for name in names:
+                self.await_ping(f"hv2/dev/{name}")
         product.wait_tidy(self.lab)
 
     def test_6_hotplug(self) -> None:

@@ -114,6 +114,42 @@ class Corms(LabCase):
             self.assertRegex(self.refused("hv1", "banana", "spike", "adopt", "odd", "--device", device), why)
         self.assertEqual(self.banana("hv1", "spike", "list")["spikes"], [])
 
+    def test_mtu_is_the_uplinks(self) -> None:
+        """By default; and every wire carries it whole, over an underlay of 1500."""
+        for mtu in (1400, 9000):
+            with self.subTest(mtu=mtu):
+                uplink = Box(self, "hv1", f"up{mtu}", "10.78.0.1/24", mtu)
+                self.assertEqual(self.corm(f"of{mtu}", "--uplink", uplink.name)["mtu"], mtu)
+                for number, (host, wire) in enumerate((("hv1", "native"), ("hv2", "vxlan")), 2):
+                    box = self.box(host, f"ct{mtu}", f"10.78.0.{number}", f"of{mtu}", mtu)
+                    self.reach_whole(uplink.address, host, mtu, space=box.name)
+                    self.assertFalse(self.answers(uplink.address, host, mtu + 1, space=box.name))
+                    shown = self.wires("hv1", f"{host}/dev/{box.name}")[0]
+                    self.assertEqual((shown["format"], shown["mtu"]), (wire, mtu))
+                    network = self.lab.virsh(host, "net-dumpxml", f"banana-of{mtu}")
+                    self.assertRegex(network, f"<banana:network [^>]* mtu=.{mtu}. ")  # libvirt refuses <mtu> here
+
+    def test_a_host_that_was_away(self) -> None:
+        """It learns of what was made and deleted meanwhile."""
+        self.lab.kill_daemon("hv2", "bananad", signal.SIGKILL)
+        try:
+            words = ("corm", "create", "late", "--etherstub")
+            self.assertRegex(self.refused("hv1", "banana", *words), "hv2 cannot be asked whether .* is free.*--force")
+            self.banana("hv1", *words, "--force")
+            self.addCleanup(self.lab.exec, "hv1", "banana", "corm", "delete", "late", check=False)
+        finally:
+            self.lab.start_bananad("hv2")
+        self.await_network("late")
+        self.lab.kill_daemon("hv2", "bananad", signal.SIGKILL)
+        try:
+            self.banana("hv1", "corm", "delete", "late")
+        finally:
+            self.lab.start_bananad("hv2")
+        wait_until(lambda: "banana-late" not in self.lab.virsh("hv2", "net-list", "--all", "--name").split(), PATIENCE,
+                   "network banana-late to leave hv2")
+        self.assertNotIn("late", [corm["name"] for corm in self.banana("hv2", "corm", "list")["corms"]])
+        wait_until(lambda: all(self.is_whole(host) for host in ("hv1", "hv2")), PATIENCE, "both hosts")
+
     # ---- kinds of Corm -------------------------------------------------------------------------------------------
 
     def test_two_guests_on_an_etherstub(self) -> None:
