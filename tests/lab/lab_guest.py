@@ -129,6 +129,12 @@ class GuestPanic(LabError):
     """The guest's own kernel gave up."""
 
 
+def forget_consoles(lab: "Lab", name: str) -> None:
+    """A guest's next end is not to be taken for its last."""
+    for host in lab.hypervisors:
+        (host.root / serial_log(name).lstrip("/")).unlink(missing_ok=True)
+
+
 def last_words(lab: "Lab", name: str, host: str, lines: int = 40) -> str:
     """What a host knows of a guest that should run: its state and why, and the ends of QEMU's log and the console's."""
     logs = [lab.host(host).root / path.lstrip("/") for path in (f"/var/log/libvirt/qemu/{name}.log", serial_log(name))]

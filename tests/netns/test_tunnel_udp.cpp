@@ -1,50 +1,29 @@
-// Batches between two namespaces, by real sockets; offloads, MTU and family vary:
-//
-//   A: near 10.9.0.1, fd00:9::1  === veth ===  far 10.9.0.2, fd00:9::2 :B
-//
-// Neither namespace has a name: they go with the process.
+// Batches between two namespaces, by real sockets (test_tunnel_udp_world.h).
 #include <arpa/inet.h>
-#include <fmt/core.h>
 #include <linux/udp.h>
-#include <poll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/syscall.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
-#include <cstdlib>
-#include <fstream>
 #include <functional>
 #include <numeric>
 #include <thread>
 
 #include "base/clock.h"
-#include "test_netlink_world.h"
-#include "tunnel/udp.h"
+#include "test_tunnel_udp_world.h"
 
 using namespace banana;
 using namespace banana::tunnel;
-using netlink::ip;
-using netlink::why;
-using netlink::World;
-
-namespace {
-using Bytes = std::vector<uint8_t>;
-using Refuse = std::function<int(const msghdr&)>;  // an errno, or 0: let it pass
-
-Refuse refuse;  // what the kernel is made to say to the first message of a call
-
-int fault(const msghdr& message) { return refuse ? refuse(message) : 0; }
-}  // namespace
+using namespace banana::tunnel::testing;
 
 // In the place of the C library's: what this kernel cannot be brought to answer is answered here.
 extern "C" int sendmmsg(int socket, mmsghdr* messages, unsigned count, int flags) {
     unsigned good = 0;
     int error = 0;
-    while (good < count && (error = fault(messages[good].msg_hdr)) == 0) ++good;
+    while (good < count && (error = refuse ? refuse(messages[good].msg_hdr) : 0) == 0) ++good;
     if (good == 0 && error != 0) {
         errno = error;
         return -1;
@@ -53,105 +32,6 @@ extern "C" int sendmmsg(int socket, mmsghdr* messages, unsigned count, int flags
 }
 
 namespace {
-void shell(const std::string& command) { REQUIRE_MESSAGE(std::system(("set -e; " + command).c_str()) == 0, command); }
-
-struct Two {
-    cpu_set_t allowed{};
-    World first;
-    Fd a{::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)};
-    World second;
-    Fd b{::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC)};
-
-    ~Two() { (void)::sched_setaffinity(0, sizeof allowed, &allowed); }
-    static std::string setup(const std::string& device, int host, int mtu) {
-        return fmt::format(
-            "ip link set {0} mtu {2}; echo 0 >/proc/sys/net/ipv6/conf/{0}/disable_ipv6; ip link set {0} up; "
-            "ip addr add 10.9.0.{1}/24 dev {0}; ip -6 addr add fd00:9::{1}/64 dev {0} nodad",
-            device, host, mtu);
-    }
-    template <class Do>
-    auto in_a(Do what) {
-        struct Back {
-            int to;
-            ~Back() {
-                if (::setns(to, CLONE_NEWNET) != 0) std::abort();
-            }
-        } back{b.get()};
-        REQUIRE(::setns(a.get(), CLONE_NEWNET) == 0);
-        return what();
-    }
-
-    explicit Two(int mtu = 1500) {
-        // A veth goes by the sending CPU's queue: a thread that moves to another CPU would overtake itself.
-        cpu_set_t here;
-        CPU_ZERO(&here);
-        CPU_SET(::sched_getcpu(), &here);
-        REQUIRE(::sched_getaffinity(0, sizeof allowed, &allowed) == 0);
-        REQUIRE(::sched_setaffinity(0, sizeof here, &here) == 0);
-        shell(fmt::format("ip link set lo up; ip link add far type veth peer name near netns /proc/{}/fd/{}",
-                          ::getpid(), a.get()));
-        shell(setup("far", 2, mtu));
-        in_a([&] { shell("ip link set lo up; " + setup("near", 1, mtu)); });
-    }
-};
-
-std::string near_address(int family) { return family == AF_INET ? "10.9.0.1" : "fd00:9::1"; }
-std::string far_address(int family) { return family == AF_INET ? "10.9.0.2" : "fd00:9::2"; }
-
-std::vector<LaneSockets> lanes(const IpAddress& address, uint16_t port, size_t count) {
-    auto opened = open_lane_sockets(address, port, count, 4 << 20);
-    REQUIRE_MESSAGE(opened.ok(), why(opened));
-    return std::move(*opened);
-}
-Endpoint bound(int socket) {
-    Endpoint endpoint;
-    socklen_t size = sizeof endpoint.raw;
-    REQUIRE(::getsockname(socket, reinterpret_cast<sockaddr*>(&endpoint.raw), &size) == 0);
-    return endpoint;
-}
-// One socket in A, some in B, each on port 4790 of its side.
-struct Ends {
-    std::vector<LaneSockets> near, far;
-    Endpoint to;
-    Ends(Two& two, int family, size_t count = 1)
-        : near(two.in_a([&] { return lanes(ip(near_address(family).c_str()), 4790, 1); })),
-          far(lanes(ip(far_address(family).c_str()), 4790, count)),
-          to(Endpoint::of(ip(far_address(family).c_str()), 4790)) {
-        meet();
-    }
-    // One datagram, so that the hosts know each other's MAC: what waits for that is dropped beyond 212 992 B.
-    void meet() const {
-        int socket = far[0].dialling.get();
-        Endpoint there = bound(socket);
-        REQUIRE(::sendto(out(), "", 0, 0, reinterpret_cast<const sockaddr*>(&there.raw), there.size()) == 0);
-        pollfd one{socket, POLLIN, 0};
-        REQUIRE(::poll(&one, 1, 5000) == 1);
-        REQUIRE(::recv(socket, nullptr, 0, 0) == 0);
-    }
-    int out() const { return near[0].listening.get(); }
-    int in(size_t lane = 0) const { return far[lane].listening.get(); }
-};
-
-Bytes datagram(size_t bytes, size_t number) {
-    Bytes all(bytes);
-    for (size_t i = 0; i < bytes; ++i) all[i] = static_cast<uint8_t>(number * 31 + i * 7 + (i >> 8));
-    return all;
-}
-void put(SendBatch& batch, int socket, const Endpoint& to, const Bytes& bytes) {
-    std::copy(bytes.begin(), bytes.end(), batch.reserve(bytes.size() + 40));  // may reserve more than is used
-    batch.commit(socket, to, bytes.size());
-}
-bool readable(int socket, int timeout_ms) {
-    pollfd one{socket, POLLIN, 0};
-    return ::poll(&one, 1, timeout_ms) == 1;
-}
-// Until `count` came or nothing more does.
-std::vector<Bytes> take(Receiver& receiver, int socket, size_t count) {
-    std::vector<Bytes> all;
-    while (all.size() < count && readable(socket, 2000))
-        for (const Receiver::Datagram& one : receiver.receive()) all.emplace_back(one.bytes.begin(), one.bytes.end());
-    return all;
-}
 // Equal ones in number and out of it, shorter, longer and empty ones in between; more than a message or an arena holds.
 std::vector<Bytes> mixture() {
     std::vector<Bytes> all;
@@ -217,24 +97,6 @@ void round_trip(const Case& one) {
     CHECK_FALSE(readable(ends.in(), 0));
 }
 }  // namespace
-
-TEST_CASE("an endpoint says its address and port, and knows its like") {
-    Endpoint v4 = Endpoint::of(ip("192.0.2.1"), 4790), v6 = Endpoint::of(ip("2001:db8::1"), 4790);
-    CHECK(v4.text() == "192.0.2.1:4790");
-    CHECK(v6.text() == "[2001:db8::1]:4790");
-    CHECK(v4.host_text() == "192.0.2.1");
-    CHECK(v6.port() == 4790);
-    CHECK(v4 == Endpoint::of(ip("192.0.2.1"), 4790));
-    CHECK_FALSE(v4 == Endpoint::of(ip("192.0.2.1"), 4791));
-    CHECK_FALSE(v4 == Endpoint::of(ip("192.0.2.2"), 4790));
-    CHECK_FALSE(v4 == v6);
-    CHECK_FALSE(v6 == Endpoint::of(ip("2001:db8::2"), 4790));
-    Endpoint local = Endpoint::of(ip("fe80::1"), 1), other = local;
-    local.raw.sin6_scope_id = 2;
-    CHECK(local.text() == "[fe80::1%2]:1");
-    CHECK_FALSE(local == other);
-}
-
 TEST_CASE("datagrams come out as they went in, whatever the devices offload") {
     for (int family : {AF_INET, AF_INET6})
         for (int mtu : {1500, 1280})
@@ -462,99 +324,6 @@ TEST_CASE("a full socket slows the sender down, then loses what it must, and say
     batch.flush();
     CHECK(batch.counters().no_room == lost);
 }
-
-TEST_CASE("lane sockets: ports, buffers, path MTU, and refusals that say why") {
-    World world;
-    shell("ip link set lo up");
-    std::ifstream receive("/proc/sys/net/core/rmem_max"), send("/proc/sys/net/core/wmem_max");
-    int receive_max = 0, send_max = 0;
-    REQUIRE(static_cast<bool>(receive >> receive_max));
-    REQUIRE(static_cast<bool>(send >> send_max));
-    int bytes = std::max(receive_max, send_max) + (1 << 20);  // more than is had without force
-    auto open = [&](const char* address, uint16_t port, size_t count) {
-        return open_lane_sockets(ip(address), port, count, static_cast<size_t>(bytes));
-    };
-    auto opened = open("127.0.0.1", 4790, 3);
-    REQUIRE_MESSAGE(opened.ok(), why(opened));
-    REQUIRE(opened->size() == 3);
-    std::vector<uint16_t> ports;
-    auto option = [](const Fd& socket, int level, int name) {
-        int value = -1;
-        socklen_t size = sizeof value;
-        CHECK(::getsockopt(socket.get(), level, name, &value, &size) == 0);
-        return value;
-    };
-    for (const LaneSockets& lane : *opened)
-        for (const Fd* socket : {&lane.listening, &lane.dialling}) {
-            ports.push_back(bound(socket->get()).port());
-            CHECK(bound(socket->get()).host_text() == "127.0.0.1");
-            CHECK(option(*socket, SOL_SOCKET, SO_RCVBUF) == 2 * bytes);  // twice what was asked for, by socket(7)
-            CHECK(option(*socket, SOL_SOCKET, SO_SNDBUF) == 2 * bytes);
-            CHECK(option(*socket, IPPROTO_IP, IP_MTU_DISCOVER) == IP_PMTUDISC_PROBE);
-        }
-    CHECK(std::count(ports.begin(), ports.end(), 4790) == 3);
-    std::sort(ports.begin(), ports.end());
-    CHECK(std::unique(ports.begin(), ports.end()) - ports.begin() == 4);
-
-    auto taken = open("127.0.0.1", 4790, 1);
-    REQUIRE_FALSE(taken.ok());
-    CHECK(taken.error().code() == Errc::busy);
-    CHECK(why(taken) == "bind UDP 127.0.0.1:4790: another process has this port");
-    auto foreign = open("192.0.2.1", 4790, 1);
-    REQUIRE_FALSE(foreign.ok());
-    CHECK(why(foreign) == "bind UDP 192.0.2.1:4790: the address is not on this host, or not usable yet");
-    CHECK_FALSE(open("127.0.0.1", 4792, 0).ok());
-    CHECK_FALSE(open("127.0.0.1", 0, 1).ok());
-    opened->clear();
-    CHECK(open("127.0.0.1", 4790, 1).ok());
-}
-
-TEST_CASE("sockets without an address take both families, and know IPv4 as IPv4") {
-    Two two;
-    auto any = lanes(IpAddress{}, 4790, 1);
-    for (int family : {AF_INET, AF_INET6}) {
-        CAPTURE(family);
-        auto near = two.in_a([&] { return lanes(ip(near_address(family).c_str()), 4790, 1); });
-        SendBatch batch(true);
-        Receiver there(any[0].listening.get(), true), here(near[0].listening.get(), true);
-        for (int i = 0; i < 3; ++i)
-            put(batch, near[0].listening.get(), Endpoint::of(ip(far_address(family).c_str()), 4790), {0, 0, 1});
-        batch.flush();
-        REQUIRE(readable(any[0].listening.get(), 2000));
-        Endpoint from = *there.receive()[0].from;
-        CHECK(from == Endpoint::of(ip(near_address(family).c_str()), 4790));
-        for (int i = 0; i < 3; ++i) put(batch, any[0].listening.get(), from, {0, 0, 2});
-        batch.flush();
-        CHECK(take(here, near[0].listening.get(), 3).size() == 3);
-        CHECK(batch.counters().messages == 2);
-        put(batch, any[0].listening.get(), from, datagram(1473, 0));
-        batch.flush();
-        CHECK(batch.take_too_big().bytes == 1473);  // the path MTU's option holds for IPv4 too
-    }
-}
-
-TEST_CASE("the self-test believes what comes out only") {
-    World world;
-    CHECK_FALSE(test_udp_offload().gso);  // lo is down: nothing comes
-    shell("ip link set lo up");
-    UdpCapabilities found = test_udp_offload();
-    CHECK(found.gso);
-    CHECK(found.gro);
-    refuse = [](const msghdr& message) { return message.msg_controllen != 0 ? EIO : 0; };
-    found = test_udp_offload();
-    refuse = nullptr;
-    CHECK_FALSE(found.gso);
-    CHECK(found.gro);
-    // A kernel that gets one byte wrong.
-    refuse = [](const msghdr& message) {
-        if (message.msg_controllen != 0) static_cast<uint8_t*>(message.msg_iov->iov_base)[1405] ^= 1;
-        return 0;
-    };
-    found = test_udp_offload();
-    refuse = nullptr;
-    CHECK_FALSE(found.gso);
-}
-
 // Not a test: `netns_tests --no-skip -tc="measure*"`.
 TEST_CASE("measure: 1400 B datagrams a second over veth, one thread a side" * doctest::skip()) {
     for (auto [gso, gro] : {std::pair{true, true}, {true, false}, {false, true}, {false, false}}) {
