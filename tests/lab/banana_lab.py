@@ -366,7 +366,7 @@ class Lab:
                 return host.name
         told = "\n".join([f"guest '{name}' runs on no host of lab '{self.name}'",
                           *(lab_guest.last_words(self, name, host.name) for host in self.hypervisors)])
-        raise lab_guest.GuestPanic(told) if lab_guest.PANIC in told else LabError(told)
+        raise lab_guest.GuestPanic(told) if lab_guest.has_panicked(self, name) else LabError(told)
 
     def guest_sh(self, name: str, command: str, timeout: float = 20, check: bool = True) -> str:
         """Runs a shell command in a guest, over its serial console: works without a network."""

@@ -122,11 +122,12 @@ def serial_output(lab: "Lab", name: str, host: str) -> str:
     return path.read_text(errors="replace") if path.exists() else ""
 
 
-PANIC = "Kernel panic"
-
-
 class GuestPanic(LabError):
     """The guest's own kernel gave up."""
+
+
+def has_panicked(lab: "Lab", name: str) -> bool:
+    return any("Kernel panic" in serial_output(lab, name, host.name) for host in lab.hypervisors)
 
 
 def forget_consoles(lab: "Lab", name: str) -> None:
