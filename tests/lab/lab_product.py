@@ -211,6 +211,14 @@ def wait_peers(lab: Lab, hosts: list[str] | None = None, timeout: float = 30) ->
     wait_until(lambda: all(up(host) for host in names), timeout, f"{', '.join(names)} to be connected", 0.05)
 
 
+def wait_whole(lab: Lab) -> None:
+    """Until all hosts have each other, and their libvirtd: a Corm's network is then there when the Corm is."""
+    wait_peers(lab)
+    for host in lab.hypervisors:
+        wait_until(lambda: ask(lab, host.name, "status")["libvirt"]["state"] == "connected", 30,  # noqa: B023
+                   f"libvirt of {host.name}", 0.05)
+
+
 @contextlib.contextmanager
 def without_bananad(lab: Lab, *hosts: str) -> Iterator[None]:
     """Crashed on these hosts, and started again in the end."""

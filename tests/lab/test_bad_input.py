@@ -36,7 +36,7 @@ class BadDomainTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(product.own_lab(cls, 2))
-        product.wait_peers(cls.lab)
+        product.wait_whole(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         product.banana(cls.lab, "hv1", "corm", "create", "near", "--etherstub", "--allow-formats", "native")
         wait_until(lambda: "banana-near" in cls.lab.virsh("hv2", "net-list", "--name"), 20, "the networks on hv2")

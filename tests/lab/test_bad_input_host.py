@@ -39,7 +39,7 @@ class BadHostInputTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(product.own_lab(cls, 2))
-        product.wait_peers(cls.lab)
+        product.wait_whole(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         cls.lab.exec("hv1", "ip", "-batch", "-", stdin="link add d0 type veth peer name d1\n"
                                                        "link add d2 mtu 1400 type veth peer name d3\n"

@@ -65,7 +65,7 @@ class DtlsTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.pki = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="banana-pki-")))
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3, sites=["a", "b", "a"], pki=cls.pki))
-        product.wait_peers(cls.lab)
+        product.wait_whole(cls.lab)
         wait_tunnels(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name").split(), 20, "hv2's network", 0.1)

@@ -25,7 +25,7 @@ class MigrationTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
-        product.wait_peers(cls.lab)
+        product.wait_whole(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")]), "hv1")
         product.wait_tidy(cls.lab)

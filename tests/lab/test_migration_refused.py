@@ -21,7 +21,7 @@ class RefusedMigrationTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
-        product.wait_peers(cls.lab)
+        product.wait_whole(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         product.banana(cls.lab, "hv1", "corm", "create", "near", "--etherstub", "--allow-hosts", "hv1,hv2")
         product.banana(cls.lab, "hv1", "corm", "create", "local", "--etherstub", "--allow-formats", "native")
