@@ -126,6 +126,9 @@ Json Corms::json(const model::Corm& corm) const {
     std::vector<std::string> problems;
     if (const auto it = conflicts_.find(corm.full_name()); it != conflicts_.end()) problems.push_back(it->second);
     if (const auto text = network_problem(corm.full_name()); !text.empty()) problems.push_back(text);
+    if (node_.libvirt.used() && !node_.libvirt.connected())
+        problems.push_back(fmt::format("libvirt network {} is made or checked when libvirt is connected again ({})",
+                                       model::network_name(corm.name), node_.libvirt.problem()));
     bool up = true;
     if (here) {
         const auto missing = node_.engine.difference(wiring::plan_corm(corm));

@@ -122,6 +122,22 @@ class GuestsAndDaemons(LabCase):
         self.lab.start_libvirtd("hv2")
         self.await_nothing_left(NEAR_SPIKE, FAR_SPIKE)
 
+    def test_corm_made_while_libvirtd_is_away(self) -> None:
+        """It says that its network is not there yet; which it is as soon as libvirtd is."""
+        self.addCleanup(self.whole_again, "hv1")
+        self.addCleanup(lambda: self.lab.pids("hv1", "libvirtd") or self.lab.start_libvirtd("hv1"))
+        self.lab.kill_daemon("hv1", "libvirtd")
+        wait_until(lambda: self.banana("hv1", "status")["libvirt"]["state"] == "not connected", PATIENCE,
+                   "bananad to see that libvirtd is gone")
+        made = self.banana("hv1", "corm", "create", "late", "--etherstub")
+        self.addCleanup(self.banana, "hv1", "corm", "delete", "late")
+        self.assertEqual(made["state"], "degraded")
+        self.assertRegex(" ".join(made["problems"]), "libvirt network banana-late .* when libvirt is connected again")
+        self.lab.start_libvirtd("hv1")
+        self.whole_again("hv1")
+        wait_until(lambda: self.banana("hv1", "corm", "show", "late")["problems"] == [], PATIENCE, "no problem")
+        self.assertIn("banana-late", self.lab.virsh("hv1", "net-list", "--name").split())
+
     def test_autostart_with_the_host(self) -> None:
         self.guests()
         self.lab.virsh("hv1", "autostart", "stay")
