@@ -1,11 +1,12 @@
 """Builds out of the tree, for ./quickstart and ./check: bootstrap, configure, make; and the lab's guest image."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from steps import TOP, Program, StepFailed, must, run, temporary_in
+from steps import TOP, Program, StepFailed, must, must_finish, run, temporary_in
 
 PROGRAMS = ("bananad", "banana-tunneld", "banana", "banana-hook")
 UNITY = pathlib.Path(__file__).resolve().parent / "unity.mk"
@@ -27,21 +28,24 @@ class Build:
     def temporary(self) -> pathlib.Path:
         return temporary_in(self.directory)
 
-    def configure(self) -> None:
-        """Nothing to do if it was configured in the same way before."""
-        log = self.log("configure")
-        log.unlink(missing_ok=True)
-        refuse_configured(TOP)
-        if not (TOP / "configure").exists():
-            must(["./bootstrap"], log, 300)
+    @contextlib.contextmanager
+    def configuring(self) -> Iterator[None]:
+        """Under way within, done behind it. Nothing to do if it was configured in the same way before."""
         wanted = [str(TOP / "configure"), *self.options, f"CXXFLAGS={os.environ.get('CXXFLAGS', self.flags)}"]
         if compiler := os.environ.get("CXX", self.compiler):
             wanted.append(f"CXX={compiler}")
-        stamp = self.directory / "log" / "configured"
+        log, stamp = self.log("configure"), self.directory / "log" / "configured"
         if (self.directory / "Makefile").exists() and stamp.exists() and stamp.read_text() == repr(wanted):
+            yield
             return
-        stamp.unlink(missing_ok=True)
-        must(wanted, log, 600, directory=self.directory)
+        for old in (log, stamp):
+            old.unlink(missing_ok=True)
+        program = Program(wanted, log, 600, directory=self.directory)
+        try:
+            yield
+            must_finish(program, "configure")
+        finally:
+            program.end()
         stamp.write_text(repr(wanted))
 
     def make(self, *targets: str, timeout: float = 1800) -> None:
@@ -60,6 +64,18 @@ class Build:
         begun = (self.directory / "libbase.a").exists() and not (self.directory / "unity").exists()
         makefile = [] if self.file_by_file or begun else ["-f", str(UNITY)]
         return ["make", *makefile, f"-j{os.cpu_count() or 1}", *targets]
+
+
+def configure(*builds: Build) -> None:
+    """Beside each other: it uses one CPU."""
+    refuse_configured(TOP)
+    if not (TOP / "configure").exists():
+        log = builds[0].log("bootstrap")
+        log.unlink(missing_ok=True)
+        must(["./bootstrap"], log, 300)
+    with contextlib.ExitStack() as under_way:
+        for build in builds:
+            under_way.enter_context(build.configuring())
 
 
 def refuse_configured(top: pathlib.Path) -> None:

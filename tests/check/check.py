@@ -19,7 +19,7 @@ from typing import Any
 import counts
 import leftovers
 import static
-from build import PROGRAMS, Build, guest_image
+from build import PROGRAMS, Build, configure, guest_image
 from counts import Counts
 from steps import TOP, Program, Steps, StepFailed, end_on_signals, forget, must_finish, show, tail
 
@@ -156,7 +156,7 @@ class Check:
     @contextlib.contextmanager
     def sanitizing(self) -> Iterator[Program | None]:
         """The build with sanitizers, under way."""
-        if self.part != "all" or not self.do("configure with sanitizers", self.sanitized.configure):
+        if self.part != "all":
             yield None
             return
         program = self.sanitized.begin(*SANITIZED_PROGRAMS)
@@ -166,7 +166,8 @@ class Check:
             program.end()
 
     def everything(self) -> None:
-        if not self.do("configure", self.build.configure):
+        builds = [self.build, *([self.sanitized] if self.part == "all" else [])]
+        if not self.do("configure", lambda: configure(*builds)):
             return
         own_tests = [f"{self.part}_tests"] if self.part in ("unit", "netns") else []  # all: with sanitizers
         tunnel = TUNNEL_PROGRAMS if self.wants("netns") else ()

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 import verdict
-from build import PROGRAMS, Build, guest_image
+from build import PROGRAMS, Build, configure, guest_image
 from steps import TOP, Steps, StepFailed, end_on_signals, forget, show
 
 sys.path.insert(0, str(TOP / "tests/lab"))
@@ -139,7 +139,7 @@ def job(steps: Steps, keep: bool) -> list[str]:
     try:
         if not named:
             with steps.step("configure"):
-                build.configure()
+                configure(build)
         with steps.step("build bananad, banana-tunneld, banana and banana-hook"):
             build.make(*PROGRAMS)
         with steps.step("guest image"):
