@@ -25,9 +25,12 @@
 #include <tuple>
 
 #include "base/fd.h"
+#include "libvirt-hooks/hook.h"
 #include "model/host.h"
 
 namespace banana::controller {
+
+static_assert(max_hook_timeout < hooks::default_deadline);
 
 namespace {
 
@@ -164,10 +167,10 @@ public:
     }
 
     template <class Store>
-    void integer(const char* key, int64_t min, int64_t max, Store store) {
+    void integer(const char* key, int64_t min, int64_t max, Store store, const std::string& why = "") {
         const toml::node* node = find(key);
         if (!node) return;
-        const std::string allowed = fmt::format("an integer from {} to {}", min, max);
+        const std::string allowed = fmt::format("an integer from {} to {}{}", min, max, why);
         const auto* value = node->as_integer();
         if (!value)
             wrong(key, *node, type_text(node->type()), allowed);
@@ -342,8 +345,9 @@ void read_sections(Findings& findings, Section& top, Config& config) {
 
     LimitsConfig& limits = config.limits;
     Section section(findings, top.table("limits"), "[limits]");
-    // banana-hook gives up at 8 s; the daemon's own answer has to come before.
-    section.integer("hook_timeout_ms", 100, 7900, [&](int64_t v) { limits.hook_timeout = milliseconds(v); });
+    section.integer(
+        "hook_timeout_ms", 100, max_hook_timeout.count(), [&](int64_t v) { limits.hook_timeout = milliseconds(v); },
+        fmt::format(", as banana-hook itself gives up after {}", hooks::default_deadline.count()));
     section.integer("peer_call_timeout_ms", 100, 60000, [&](int64_t v) { limits.peer_call_timeout = milliseconds(v); });
     section.integer("max_wires", 1, max_wires_limit, [&](int64_t v) { limits.max_wires = v; });
     section.finish();

@@ -28,6 +28,8 @@ inline constexpr uint16_t default_tunnel_port = 4790;
 inline constexpr const char* default_libvirt_uri = "qemu:///system";
 inline constexpr const char* default_pki_dir = "/etc/banana/pki";
 
+// banana-hook itself gives up after 7.5 s; the daemon's own answer has to come before, with some to spare.
+inline constexpr milliseconds max_hook_timeout{7000};
 inline constexpr int64_t max_wires_limit = 4096;  // what the cross-connect's map has room for, see wires.cpp
 
 struct PeerConfig {
@@ -56,9 +58,9 @@ struct TunnelConfig {
 };
 
 struct LimitsConfig {
-    milliseconds hook_timeout{7000};       // the daemon's answer to a libvirt hook; banana-hook itself gives up at 8 s
-    milliseconds peer_call_timeout{3000};  // one question to a peer
-    int64_t max_wires = max_wires_limit;   // to Corms of this host
+    milliseconds hook_timeout{max_hook_timeout};  // the daemon's answer to a libvirt hook
+    milliseconds peer_call_timeout{3000};         // one question to a peer
+    int64_t max_wires = max_wires_limit;          // to Corms of this host
     bool operator==(const LimitsConfig&) const = default;
 };
 

@@ -49,7 +49,9 @@ struct Config {
     milliseconds ping_interval{1000};
     milliseconds ping_timeout{3000};
     milliseconds retry_min{100}, retry_max{5000};
-    size_t max_unauthenticated = 32;  // incoming connections that have not yet said who they are
+    // Incoming connections that have not yet said who they are: so many from peers' addresses, so many from others,
+    // half as many from one address.
+    size_t max_unauthenticated = 32;
 };
 
 class Peers {

@@ -1,10 +1,13 @@
 // The connections that others make: accept, TLS handshake, name and role, hello; then the Dispatcher serves them.
 //
 // Whoever has not shown a certificate of this cluster costs one bounded slot for at most `handshake_timeout` and a
-// bounded number of log lines, and gets no byte of JSON read. Slots for the configured peers' addresses are counted
-// apart, so a flood from elsewhere cannot keep them out.
+// bounded number of log lines, and gets no byte of JSON read. Slots for the configured peers' addresses (of a DNS name:
+// those that it stood for when it was last dialled) are counted apart, so a flood from elsewhere cannot keep them out.
+// No address gets more than half of them, so a peer that comes from an unexpected one (NAT) is not kept out by a single
+// stranger either.
 #include <fmt/core.h>
 
+#include <algorithm>
 #include <array>
 #include <asio/ip/v6_only.hpp>
 #include <asio/redirect_error.hpp>
@@ -26,12 +29,6 @@ constexpr milliseconds linger{500};
 constexpr size_t max_lingered = 1 << 18;
 constexpr int silent_pings = 5;  // a dialler pings each interval; so many missed, and it is gone
 
-asio::ip::address plain(const asio::ip::address& address) {
-    if (address.is_v6() && address.to_v6().is_v4_mapped())
-        return asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
-    return address;
-}
-
 // After a failed handshake: the alert must not be overtaken by the reset that closing with unread input causes.
 asio::awaitable<void> drain(TlsStream& stream) {
     auto& socket = stream.layer().next_layer();
@@ -44,15 +41,40 @@ asio::awaitable<void> drain(TlsStream& stream) {
         total += co_await socket.async_read_some(asio::buffer(waste), asio::redirect_error(asio::use_awaitable, code));
 }
 
-struct Counted {
-    explicit Counted(size_t& counter) : counter(++counter) {}
-    ~Counted() { --counter; }
-    Counted(const Counted&) = delete;
-    Counted& operator=(const Counted&) = delete;
-    size_t& counter;
+bool has_address(const Peer& peer, const asio::ip::address& address) {
+    return std::find(peer.addresses.begin(), peer.addresses.end(), address) != peer.addresses.end();
+}
+
+// The slot of a connection that has not yet said who it is.
+class Slot {
+public:
+    Slot(Peers::Impl& impl, const asio::ip::address& from, bool known)
+        : all_(known ? impl.unauthenticated_known : impl.unauthenticated),
+          by_address_(impl.unauthenticated_from),
+          from_(from) {
+        ++all_;
+        ++by_address_[from_];
+    }
+    ~Slot() {
+        --all_;
+        if (--by_address_[from_] == 0) by_address_.erase(from_);
+    }
+    Slot(const Slot&) = delete;
+    Slot& operator=(const Slot&) = delete;
+
+private:
+    size_t& all_;
+    std::map<asio::ip::address, size_t>& by_address_;
+    const asio::ip::address from_;
 };
 
 }  // namespace
+
+asio::ip::address plain(const asio::ip::address& address) {
+    if (address.is_v6() && address.to_v6().is_v4_mapped())
+        return asio::ip::make_address_v4(asio::ip::v4_mapped, address.to_v6());
+    return address;
+}
 
 Status Peers::Impl::listen() {
     const std::string what = fmt::format("listen for peers on {} port {}", config.listen, config.port);
@@ -93,11 +115,12 @@ void Peers::Impl::admit(Tcp::socket socket) {
     asio::error_code code;
     const auto remote = socket.remote_endpoint(code);
     if (code) return;  // gone already
-    const auto address = plain(remote.address());
-    const std::string from = fmt::format("{}:{}", address.to_string(), remote.port());
+    const Tcp::endpoint from(plain(remote.address()), remote.port());
     bool known = false;
-    for (const auto& [name, peer] : peers) known = known || peer.where.address == address.to_string();
-    if ((known ? unauthenticated_known : unauthenticated) >= config.max_unauthenticated) {
+    for (const auto& [name, peer] : peers) known = known || has_address(peer, from.address());
+    const auto same = unauthenticated_from.find(from.address());
+    if ((known ? unauthenticated_known : unauthenticated) >= config.max_unauthenticated ||
+        (same != unauthenticated_from.end() && same->second >= std::max<size_t>(config.max_unauthenticated / 2, 1))) {
         refuse_incoming(from, "", Error(Errc::busy, "too many connections have not yet said who they are"));
         return;
     }
@@ -105,9 +128,9 @@ void Peers::Impl::admit(Tcp::socket socket) {
     spawn(io.get_executor(), authenticate(shared_from_this(), std::move(socket), from, known), "incoming peer");
 }
 
-asio::awaitable<void> Peers::Impl::authenticate(std::shared_ptr<Impl> self, Tcp::socket socket, std::string from,
+asio::awaitable<void> Peers::Impl::authenticate(std::shared_ptr<Impl> self, Tcp::socket socket, Tcp::endpoint from,
                                                 bool known) {
-    const Counted slot(known ? self->unauthenticated_known : self->unauthenticated);
+    const Slot slot(*self, from.address(), known);
     const auto used = identity;
     auto stream = make_tls_stream(std::move(socket), used);
     const auto verdict = watch_verification(stream->layer());
@@ -139,7 +162,7 @@ Status Peers::Impl::admit_certificate(const pki::CertInfo& certificate) const {
 }
 
 // The certificate's chain is good. Name and role are judged now and told in the answer to the first hello.
-asio::awaitable<void> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stream, std::string from) {
+asio::awaitable<void> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stream, Tcp::endpoint from) {
     Result<PeerCertificate> shown = peer_certificate(stream->layer());
     if (!shown) co_return refuse_incoming(from, "", shown.error());
     const std::string host = shown->info.host;
@@ -195,14 +218,16 @@ void Peers::Impl::take_accepted(Peer& peer, std::shared_ptr<rpc::Connection> con
     if (peer.state == PeerState::connecting) kick(peer);
 }
 
-void Peers::Impl::refuse_incoming(const std::string& from, const std::string& host, const Error& why) {
+void Peers::Impl::refuse_incoming(const Tcp::endpoint& from, const std::string& host, const Error& why) {
     for (auto& [name, peer] : peers) {
-        const bool same_address = from.starts_with(peer.where.address + ":");
-        if (peers.contains(host) ? name == host : same_address) peer.incoming_error = why.message();
+        if (peers.contains(host) ? name == host : has_address(peer, from.address()))
+            peer.incoming_error = why.message();
     }
     if (!limiter.allow()) return;
     const size_t held = limiter.take_held();
-    log::warning("refused a peer's connection from {}: {}{}", from, printable(why.message(), 500),
+    const bool v4 = from.address().is_v4();
+    log::warning("refused a peer's connection from {}{}{}:{}: {}{}", v4 ? "" : "[", from.address().to_string(),
+                 v4 ? "" : "]", from.port(), printable(why.message(), 500),
                  held == 0 ? "" : fmt::format(" ({} more such lines were held back)", held));
 }
 

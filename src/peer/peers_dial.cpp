@@ -74,13 +74,14 @@ asio::awaitable<Peers::Impl::Dialled> Peers::Impl::dial(Peer& peer) {
     auto stream = make_tls_stream(Tcp::socket(io), identity);
     {
         const Unfinished open(*this, [s = stream.get()] { s->close(); });
-        CO_TRY(co_await connect(*stream, peer.where));
+        CO_TRY(co_await connect(*stream, peer));
         CO_TRY(co_await shake_hands(*stream, peer));
     }
     co_return co_await greet(std::move(stream), peer);
 }
 
-asio::awaitable<Status> Peers::Impl::connect(TlsStream& stream, const PeerAddress& where) {
+asio::awaitable<Status> Peers::Impl::connect(TlsStream& stream, Peer& peer) {
+    const PeerAddress& where = peer.where;
     const std::string what = fmt::format("connect to {}:{}", where.address, where.port);
     Tcp::resolver resolver(io);
     auto& socket = stream.layer().next_layer();
@@ -98,6 +99,8 @@ asio::awaitable<Status> Peers::Impl::connect(TlsStream& stream, const PeerAddres
                                                   asio::redirect_error(asio::use_awaitable, code));
     if (deadline.expired()) co_return late;
     if (code) co_return Error(Errc::unreachable, fmt::format("{}: {}", what, code.message()));
+    peer.addresses.clear();
+    for (const auto& target : targets) peer.addresses.push_back(plain(target.endpoint().address()));
     for (const auto& target : targets) {
         if (code = open_towards(socket, target.endpoint(), config.listen); !code)
             co_await socket.async_connect(target.endpoint(), asio::redirect_error(asio::use_awaitable, code));

@@ -23,6 +23,7 @@ const char* state_name(PeerState state);
 struct Peer {
     Peer(asio::io_context& io, PeerAddress address) : where(std::move(address)), retry(io), ping(io) {}
     PeerAddress where;
+    std::vector<asio::ip::address> addresses;  // what where.address stood for when it was last dialled; plain()
     PeerState state = PeerState::connecting;
     int64_t since = 0;  // wall time, seconds
     std::string error;  // why it is not up; the last loss, while it is up
@@ -67,6 +68,9 @@ private:
     asio::steady_timer timer_;
 };
 
+// An IPv4-mapped IPv6 address as the IPv4 address that it is: what is equal then is the same host.
+asio::ip::address plain(const asio::ip::address& address);
+
 // The time between a connection's TLS handshake and its hello.
 struct Greeting {
     Greeting(asio::io_context& io, milliseconds limit) : done(io, limit) {}
@@ -89,6 +93,7 @@ struct Peers::Impl : std::enable_shared_from_this<Peers::Impl> {
     Tcp::acceptor acceptor;
     asio::steady_timer accept_pause;
     size_t unauthenticated = 0, unauthenticated_known = 0;
+    std::map<asio::ip::address, size_t> unauthenticated_from;  // both, by address
     LogLimiter limiter;
     // What stop() has to end and no peer holds yet: handshakes and greetings under way.
     std::list<std::function<void()>> unfinished;
@@ -110,7 +115,7 @@ struct Peers::Impl : std::enable_shared_from_this<Peers::Impl> {
     using Dialled = Result<std::shared_ptr<rpc::Connection>>;
     asio::awaitable<void> dial_loop(std::shared_ptr<Impl> self, Peer& peer);
     asio::awaitable<Dialled> dial(Peer& peer);
-    asio::awaitable<Status> connect(TlsStream& stream, const PeerAddress& where);
+    asio::awaitable<Status> connect(TlsStream& stream, Peer& peer);
     asio::awaitable<Status> shake_hands(TlsStream& stream, Peer& peer);
     asio::awaitable<Dialled> greet(std::unique_ptr<TlsStream> stream, Peer& peer);
     asio::awaitable<Error> keep_up(Peer& peer);
@@ -119,12 +124,12 @@ struct Peers::Impl : std::enable_shared_from_this<Peers::Impl> {
     Status listen();
     asio::awaitable<void> accept_loop(std::shared_ptr<Impl> self);
     void admit(Tcp::socket socket);
-    asio::awaitable<void> authenticate(std::shared_ptr<Impl> self, Tcp::socket socket, std::string from, bool known);
-    asio::awaitable<void> receive_hello(std::unique_ptr<TlsStream> stream, std::string from);
+    asio::awaitable<void> authenticate(std::shared_ptr<Impl> self, Tcp::socket socket, Tcp::endpoint from, bool known);
+    asio::awaitable<void> receive_hello(std::unique_ptr<TlsStream> stream, Tcp::endpoint from);
     rpc::Dispatcher gate(std::shared_ptr<Greeting> greeting, pki::CertInfo certificate);
     Status admit_certificate(const pki::CertInfo& certificate) const;
     void take_accepted(Peer& peer, std::shared_ptr<rpc::Connection> connection, pki::X509Ptr certificate);
-    void refuse_incoming(const std::string& from, const std::string& host, const Error& why);
+    void refuse_incoming(const Tcp::endpoint& from, const std::string& host, const Error& why);
 };
 
 // Registers how to end something under way, for as long as it is under way.

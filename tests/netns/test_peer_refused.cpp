@@ -1,5 +1,6 @@
 // Peers that must not be let in, and what both sides say of it: certificates, protocol, garbage. test_peer_lab.h draws
 // the hosts. hv1 is always in order; hv2 is the one that is not.
+#include <arpa/inet.h>
 #include <netinet/in.h>
 #include <poll.h>
 
@@ -36,6 +37,34 @@ asio::awaitable<void> ask_unannounced(Lab& lab, std::string method, Lab::Answer 
     const auto connection = rpc::Connection::start(std::move(stream), {}, {});
     *answer = co_await connection->call(method, Json(), 5s);
     connection->close(Error("done"));
+}
+
+// So many connections to 127.0.0.1, from one address, that say nothing.
+std::vector<Fd> silent_strangers(const char* from, size_t count) {
+    std::vector<Fd> out;
+    sockaddr_in own{}, target{};
+    own.sin_family = target.sin_family = AF_INET;
+    REQUIRE(::inet_pton(AF_INET, from, &own.sin_addr) == 1);
+    target.sin_port = htons(peer::default_port);
+    target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    for (size_t i = 0; i < count; ++i) {
+        out.emplace_back(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        REQUIRE(::bind(out.back().get(), reinterpret_cast<const sockaddr*>(&own), sizeof own) == 0);
+        REQUIRE(::connect(out.back().get(), reinterpret_cast<const sockaddr*>(&target), sizeof target) == 0);
+    }
+    return out;
+}
+
+// Gives the loopback device, which is 1 in each namespace, one more address.
+void add_loopback(const char* text) {
+    struct {
+        in6_addr address;
+        uint32_t prefix;
+        int index;
+    } request{{}, 128, 1};
+    REQUIRE(::inet_pton(AF_INET6, text, &request.address) == 1);
+    const Fd fd(::socket(AF_INET6, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    REQUIRE(::ioctl(fd.get(), SIOCSIFADDR, &request) == 0);
 }
 
 bool closed_by_other(int fd) {
@@ -239,5 +268,85 @@ TEST_CASE("peers: garbage, silence and floods at the TLS port cost nothing") {
         lab.stop("hv2");
         lab.start("hv2");
         CHECK(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+    });
+}
+
+TEST_CASE("peers: however its address is written, a peer has places that strangers cannot take") {
+    struct Row {
+        const char* address;  // hv2's, as hv1's configuration has it
+        const char* listen;   // hv2's
+        const char* hv1;      // as hv2's configuration has it
+    };
+    const Row rows[] = {
+        {"localhost", "127.0.0.1", "127.0.0.1"},
+        {"::ffff:127.0.0.1", "127.0.0.1", "127.0.0.1"},
+        {"0:0:0:0:0:0:0:1", "::1", "::1"},
+    };
+    for (const Row& row : rows) {
+        CAPTURE(row.address);
+        in_own_netns([&] {
+            Lab lab;
+            auto& first = lab.add(1, 2).config;
+            auto& second = lab.add(2, 2).config;
+            first.listen = "::";
+            first.peers = {{"hv2", row.address, 7472}};
+            first.handshake_timeout = 60s;
+            first.max_unauthenticated = 8;
+            second.listen = row.listen;
+            second.port = 7472;
+            second.peers = {{"hv1", row.hv1}};
+            lab.start("hv1");
+            REQUIRE(lab.until([&] { return contains(lab.error("hv1", "hv2"), "Connection refused"); }));
+            std::vector<std::vector<Fd>> strangers;
+            for (const char* from : {"127.0.0.7", "127.0.0.8", "127.0.0.9"})
+                strangers.push_back(silent_strangers(from, 8));
+            // The last one is refused: the strangers' places are taken.
+            REQUIRE(lab.until([&] { return closed_by_other(strangers.back().back().get()); }));
+            lab.start("hv2");
+            CHECK(lab.until([&] { return lab.up("hv2", "hv1") && lab.up("hv1", "hv2"); }, 5s));
+        });
+    }
+}
+
+TEST_CASE("peers: one address does not take all places, so that a peer of an unexpected address gets one") {
+    in_own_netns([] {
+        Lab lab;
+        auto& first = lab.add(1, 2).config;
+        lab.add(2, 2);
+        first.peers[0].address = "127.0.0.99";  // hv2 comes from 127.0.0.2
+        first.handshake_timeout = 60s;
+        first.max_unauthenticated = 8;
+        lab.start("hv1");
+        const auto strangers = silent_strangers("127.0.0.9", 9);
+        REQUIRE(lab.until([&] { return closed_by_other(strangers.back().get()); }));
+        lab.start("hv2");
+        CHECK(lab.until([&] { return lab.up("hv2", "hv1"); }, 5s));
+    });
+}
+
+TEST_CASE("peers: a refused connection is told of the peer whose address it has, not of one that begins alike") {
+    in_own_netns([] {
+        Lab lab;
+        auto& first = lab.add(1, 1).config;
+        first.listen = "::";
+        first.peers = {{"hv2", "0:0:0:0:0:0:0:1"}, {"hv3", "fd00::1"}, {"hv4", "fd00::1:2"}};
+        for (const char* address : {"fd00::1", "fd00::1:2"}) add_loopback(address);
+        const auto incoming_error = [&](const char* peer) { return lab.entry("hv1", peer).get("incoming_error"); };
+        const auto stranger = [](const char* text) {
+            Fd fd(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+            sockaddr_in6 address{};
+            address.sin6_family = AF_INET6;
+            REQUIRE(::inet_pton(AF_INET6, text, &address.sin6_addr) == 1);
+            REQUIRE(::bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+            address.sin6_port = htons(peer::default_port);
+            REQUIRE(::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0);
+            REQUIRE(::send(fd.get(), "GET / HTTP/1.1\r\n\r\n", 18, MSG_NOSIGNAL) == 18);
+            return fd;
+        };
+        lab.start("hv1");
+        const Fd one = stranger("fd00::1:2"), other = stranger("::1");
+        CHECK(lab.until([&] { return !incoming_error("hv4").as_string().empty(); }, 5s));
+        CHECK(lab.until([&] { return !incoming_error("hv2").as_string().empty(); }, 5s));
+        CHECK(incoming_error("hv3").as_string().empty());
     });
 }

@@ -135,8 +135,9 @@ TEST_CASE("an error names the place and what is allowed") {
         {minimal + "[tls]\nkey = \"k\"\n", "b.toml:4:7: key 'key' in [tls] is 'k'; it must be an absolute path"},
         {minimal + "[log]\nlevel = \"loud\"\n",
          "b.toml:4:9: key 'level' in [log] is 'loud'; it must be debug, info, notice, warning or error"},
-        {minimal + "[limits]\nhook_timeout_ms = 8000\n",
-         "b.toml:4:19: key 'hook_timeout_ms' in [limits] is 8000; it must be an integer from 100 to 7900"},
+        {minimal + "[limits]\nhook_timeout_ms = 7001\n",
+         "b.toml:4:19: key 'hook_timeout_ms' in [limits] is 7001; it must be an integer from 100 to 7000, as "
+         "banana-hook itself gives up after 7500"},
         {minimal + "[peer]\nname = \"hv2\"\n",
          "b.toml:3:1: key 'peer' is a table; it must be [[peer]] tables, one for each peer"},
         {minimal + "peer = [1]\n",
