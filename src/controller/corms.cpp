@@ -192,6 +192,9 @@ Async<Json> Corms::sync(const rpc::Context& context, Json params) {
     const std::string host = caller(node_, context);
     if (host == node_.config.host) co_return Error(Errc::refused, "a host does not announce Corms to itself");
     CO_TRY_SET(const Json corms, params.array_at("corms"));
+    if (corms.size() > max_corms)
+        co_return Error(Errc::refused, fmt::format("host {} announced {} Corms; at most {} of a host are known", host,
+                                                   corms.size(), max_corms));
     std::set<std::string> told;
     for (size_t i = 0; i < corms.size(); ++i) {
         CO_TRY_SET(model::Corm corm, model::Corm::from_json(corms.at(i)));

@@ -4,7 +4,8 @@
 // restart without the owner. Owners tell all their Corms whenever a connection comes up and whenever one changes
 // ("corm.sync", the whole list: it replaces what was known of that host). On every host each Corm has an anchor bridge
 // and a libvirt network. A short name is reserved with every configured host before a Corm is made; a conflict found
-// later is reported, and the Corm known first keeps its place here: of the other one no record is kept.
+// later is reported, and the Corm known first keeps its place here: of the other one no record is kept. A list of more
+// than `max_corms` is refused, and changes nothing.
 // Methods served: corm.create, corm.list, corm.show, corm.delete (control); corm.sync, corm.reserve (peers).
 // Threading: the io_context's single thread.
 #pragma once
@@ -18,6 +19,8 @@
 #include "registry/table.h"
 
 namespace banana::controller {
+
+inline constexpr size_t max_corms = 256;  // of one host; each is a bridge and a libvirt network on every host
 
 std::string joined(const std::vector<std::string>& names);  // "a, b"; "none"
 
@@ -58,6 +61,7 @@ private:
     Result<Json> reserve(const rpc::Context& context, const Json& params) const;
 
     Result<model::Corm> corm_of_request(const Json& params) const;
+    Status check_free(const model::Corm& corm) const;
     Status check_device(const model::Corm& corm, bool move_addresses, bool mtu_given, uint32_t& mtu);
     Async<void> reserve_everywhere(std::string name, bool force);
     Status build(const model::Corm& corm, bool move_addresses);

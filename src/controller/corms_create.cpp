@@ -32,6 +32,20 @@ Result<model::Corm> Corms::corm_of_request(const Json& params) const {
     return corm;
 }
 
+Status Corms::check_free(const model::Corm& corm) const {
+    if (const auto* known = by_short(corm.name))
+        return Error(Errc::exists, fmt::format("the Corm name '{}' is taken: {}", corm.name, known->full_name()));
+    size_t count = 0;
+    for (const auto& other : all()) {
+        if (other.host != corm.host) continue;
+        ++count;
+        if (!corm.device.empty() && other.device == corm.device)
+            return Error(Errc::refused, fmt::format("device {} is Corm {}'s", corm.device, other.full_name()));
+    }
+    if (count < max_corms) return {};
+    return Error(Errc::refused, fmt::format("host {} has {} Corms, and may have no more", corm.host, count));
+}
+
 Status Corms::check_device(const model::Corm& corm, bool move_addresses, bool mtu_given, uint32_t& mtu) {
     if (corm.kind == model::CormKind::etherstub) return {};
     auto link = netlink::link(node_.engine.socket(), corm.device);
@@ -134,13 +148,13 @@ Async<Json> Corms::create(Json params) {
     const bool move_addresses = params.get("move_addresses").as_bool();
     const std::string full = corm.full_name();
     const auto guard = co_await node_.locks.acquire("corm:" + corm.name);
-    if (const auto* known = by_short(corm.name))
-        co_return Error(Errc::exists, fmt::format("the Corm name '{}' is taken: {}", corm.name, known->full_name()));
-    for (const auto& other : all())
-        if (other.host == corm.host && !corm.device.empty() && other.device == corm.device)
-            co_return Error(Errc::refused, fmt::format("device {} is Corm {}'s", corm.device, other.full_name()));
-    CO_TRY(check_device(corm, move_addresses, params.has("mtu") && !params.get("mtu").is_null(), corm.mtu));
+    const bool mtu_given = params.has("mtu") && !params.get("mtu").is_null();
+    CO_TRY(check_free(corm));
+    CO_TRY(check_device(corm, move_addresses, mtu_given, corm.mtu));
     CO_TRY(co_await reserve_everywhere(corm.name, params.get("force").as_bool()));
+    // While the peers were asked, another Corm may have got the name or the device.
+    CO_TRY(check_free(corm));
+    CO_TRY(check_device(corm, move_addresses, mtu_given, corm.mtu));
     if (corm.kind == model::CormKind::uplink) {
         CO_TRY_SET(const auto uplink, netlink::link(node_.engine.socket(), corm.device));
         corm.mac = uplink.mac;
