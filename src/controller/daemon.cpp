@@ -161,6 +161,7 @@ Status Daemon::Impl::listen() {
         node->peer_changed(peer);
         corms->peer_up(peer);
         spikes->peer_up(peer);
+        wires->peer_up(peer);
         if (node->libvirt.connected()) guests->connected();
     });
     node->peers.on_changed([this](const std::string& peer) { node->peer_changed(peer); });
@@ -204,6 +205,7 @@ Status Daemon::start() {
     d.monitor_fd.assign(dup(d.monitor->fd()));
     d.ring_fd.assign(dup(d.node->engine.crossconnect().events_fd()));
     d.node->spawn(d.spikes->settle(), "giving up what was half built");
+    d.wires->peer_up(d.node->config.host);
     d.node->spawn(d.spikes->retry_loop(), "telling of releases");
     d.node->spawn(d.monitor_loop(), "link monitor");
     d.node->spawn(d.ring_loop(), "first-frame reports");

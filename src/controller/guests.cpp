@@ -19,7 +19,6 @@ using model::SpikeState;
 
 namespace {
 
-constexpr size_t spike_name_max = 200;
 constexpr int64_t incoming_life_ns = 30'000'000'000;
 constexpr milliseconds change_retry_min{1000}, change_retry_max{30'000};
 
@@ -44,12 +43,11 @@ void Guests::serve() {
     node_.control.on("hook.network",
                      [this](Context&, Json p) -> Async<Json> { co_return co_await hook_network(std::move(p)); });
     node_.dispatcher.on("spike.moved", [this](Context& c, Json p) -> Async<Json> {
-        // A hint for those who ask the home; nothing is decided by it.
+        // A hint; nothing is decided by it, and nothing keeps it yet.
         CO_TRY_SET(const std::string name, p.string("name"));
         if (model::name_home(name) != node_.config.host || name.size() > spike_name_max || name != printable(name))
             co_return Error(Errc::refused, "this host is not the home of " + printable(name, 80));
-        Json hint = Json::object({{"name", name}, {"host", caller(node_, c)}, {"epoch", p.get("epoch").as_int()}});
-        CO_TRY(node_.store.put("home", name, hint));
+        log::info("Spike {}: on host {} now (epoch {})", name, caller(node_, c), p.get("epoch").as_int());
         co_return Json::object();
     });
 }
@@ -198,7 +196,7 @@ Async<Json> Guests::obtain_grant(const Spike& spike) {
     co_return *grant;
 }
 
-Async<void> Guests::prepare_one(const DomainFacts& facts, const Interface& interface, bool incoming) {
+Async<Spikes::Wiring> Guests::prepare_one(const DomainFacts& facts, const Interface& interface, bool incoming) {
     CO_TRY_SET(Spike spike, spike_of(facts, interface));
     CO_TRY(check_interface(interface, spike));
     CO_TRY(check_wanted_wire(facts.meta_of(interface), spike));
@@ -223,14 +221,24 @@ Async<void> Guests::prepare_one(const DomainFacts& facts, const Interface& inter
         const auto* corm = corms_.by_name(spike.corm);
         CO_TRY(node_.engine.realise(wiring::plan_macvtap(spike, corm != nullptr ? corm->mtu : 0)));
     }
+    const Status built = co_await build_prepared(spike, incoming);
+    const Spike* now = spikes_.table().find(spike.key);
+    if (built) co_return Spikes::wiring_of(*now);
+    // A visitor's endpoint was made for this visit.
+    if (now == nullptr && spike.kind == SpikeKind::macvtap)
+        (void)node_.engine.realise(wiring::plan_macvtap_gone(spike));
+    co_return built.error();
+}
+
+Async<void> Guests::build_prepared(Spike spike, bool incoming) {
     Json grant;
     if (incoming) {
         CO_TRY_SET(grant, co_await obtain_grant(spike));
     }
-    co_return co_await spikes_.build(spike, grant);
+    co_return co_await spikes_.build(std::move(spike), grant);
 }
 
-Async<void> Guests::prepare(const DomainFacts& facts, bool incoming, const Preparation& run) {
+Async<void> Guests::prepare(const DomainFacts& facts, bool incoming, Preparation& run) {
     CO_TRY(hooks::check(facts));
     std::set<std::string> macs;
     for (const auto& interface : facts.interfaces)
@@ -239,30 +247,35 @@ Async<void> Guests::prepare(const DomainFacts& facts, bool incoming, const Prepa
                             fmt::format("domain {}: two interfaces have MAC {}", facts.name, interface.mac));
     for (const auto& interface : facts.interfaces) {
         if (!hooks::is_banana(interface)) continue;
-        CO_TRY(co_await prepare_one(facts, interface, incoming));
+        CO_TRY_SET(auto built, co_await prepare_one(facts, interface, incoming));
+        run.built.push_back(std::move(built));
         if (run.abandoned) co_return Error(Errc::timeout, "abandoned");
     }
     co_return Status();
 }
 
-// All of a guest's NICs or none: those that stand are given up.
-asio::awaitable<void> Guests::give_up(std::string uuid) {
-    for (const auto& spike : spikes_.of_domain(uuid)) {
-        const auto guard = co_await spikes_.lock(spike.key);
-        const auto released = co_await spikes_.release(spike.key, spikes_.goes_with_guest(spike));
-        if (!released) log::error("{}", released.error().message());
+// All of a guest's NICs or none: those that stand are given up. Another preparation may have built them anew meanwhile.
+asio::awaitable<void> Guests::give_up(std::vector<Spikes::Wiring> built) {
+    for (const auto& wiring : built) {
+        const auto guard = co_await spikes_.lock(wiring.key);
+        if (!spikes_.stands(wiring)) continue;
+        const Spike spike = *spikes_.table().find(wiring.key);
+        Status done = co_await spikes_.release(spike.key, spikes_.goes_with_guest(spike));
+        if (done && spike.kind == SpikeKind::macvtap && spikes_.goes_with_guest(spike))
+            done = node_.engine.realise(wiring::plan_macvtap_gone(spike));
+        if (!done) log::error("{}", done.error().message());
     }
 }
 
 asio::awaitable<void> Guests::run_preparation(DomainFacts facts, bool incoming, std::shared_ptr<Preparation> run) {
     const Status done = co_await prepare(facts, incoming, *run);
-    if (!done || run->abandoned) co_await give_up(facts.uuid);
+    if (!done || run->abandoned) co_await give_up(run->built);
     run->result = done;
     run->timer->cancel();
     if (const auto it = preparing_.find(facts.uuid); it != preparing_.end() && it->second == run) preparing_.erase(it);
 }
 
-// banana-hook waits for 8 s, whatever peers and probes take: what comes later is given up, not left behind.
+// banana-hook waits for 7.5 s, whatever peers and probes take: what comes later is given up, not left behind.
 Async<void> Guests::prepare_in_time(DomainFacts facts, bool incoming) {
     auto run = std::make_shared<Preparation>();
     run->timer = std::make_shared<asio::steady_timer>(node_.io, node_.config.limits.hook_timeout);
@@ -298,8 +311,10 @@ Async<void> Guests::start(const DomainFacts& facts) {
 asio::awaitable<void> Guests::end(std::string uuid, bool over) {
     incoming_.erase(uuid);
     if (const auto it = preparing_.find(uuid); it != preparing_.end()) it->second->abandoned = true;
+    // The guest may be started again meanwhile: what that builds stays.
     for (const auto& spike : spikes_.of_domain(uuid)) {
         const auto guard = co_await spikes_.lock(spike.key);
+        if (!spikes_.stands(Spikes::wiring_of(spike))) continue;
         handover_.ended(spike);
         const bool visitor = spike.kind == SpikeKind::macvtap && spikes_.goes_with_guest(spike);
         const bool forget = visitor ? over : spikes_.goes_with_guest(spike);
@@ -398,8 +413,7 @@ asio::awaitable<void> Guests::change_corm(std::string key, std::string corm) {
     if (!released) log::error("{}", released.error().message());
     spike.corm = corm;
     for (milliseconds pause = change_retry_min;; pause = std::min(pause * 2, change_retry_max)) {
-        Status wired = co_await spikes_.build(spike);
-        if (wired) wired = co_await spikes_.attach(key, device);
+        const Status wired = co_await spikes_.wire(spike, device);
         if (wired) break;
         log::error(
             "Spike {}: its guest is cut off: device {} is in Corm {} now, but cannot be wired to it: {}; tried "

@@ -44,14 +44,17 @@ public:
 private:
     struct Preparation {
         bool abandoned = false;  // nobody waits for it any more: it gives up what it built
+        std::vector<Spikes::Wiring> built;
         std::optional<Status> result;
         std::shared_ptr<asio::steady_timer> timer;
     };
 
     Async<Json> hook_qemu(Json params);
     Async<Json> hook_network(Json params);
-    Async<void> prepare(const hooks::DomainFacts& facts, bool incoming, const Preparation& run);
-    Async<void> prepare_one(const hooks::DomainFacts& facts, const hooks::Interface& interface, bool incoming);
+    Async<void> prepare(const hooks::DomainFacts& facts, bool incoming, Preparation& run);
+    Async<Spikes::Wiring> prepare_one(const hooks::DomainFacts& facts, const hooks::Interface& interface,
+                                      bool incoming);
+    Async<void> build_prepared(model::Spike spike, bool incoming);
     Async<void> start(const hooks::DomainFacts& facts);
     // `over`: libvirt has taken its own devices (a macvtap) away, too.
     asio::awaitable<void> end(std::string uuid, bool over);
@@ -76,7 +79,7 @@ private:
     Handover& handover_;
     Async<void> prepare_in_time(hooks::DomainFacts facts, bool incoming);
     asio::awaitable<void> run_preparation(hooks::DomainFacts facts, bool incoming, std::shared_ptr<Preparation> run);
-    asio::awaitable<void> give_up(std::string uuid);
+    asio::awaitable<void> give_up(std::vector<Spikes::Wiring> built);
     asio::awaitable<void> end_if_over(std::string uuid);
     bool is_incoming(const std::string& uuid) const;
 

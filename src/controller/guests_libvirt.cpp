@@ -94,8 +94,7 @@ asio::awaitable<void> Guests::adopt(DomainFacts facts) {
         const std::string device = spike.kind == SpikeKind::macvtap ? spike.device : interface.target;
         spike.device.clear();
         Status wired = check_interface(interface, spike);
-        if (wired) wired = co_await spikes_.build(spike);
-        if (wired) wired = co_await spikes_.attach(spike.key, device);
+        if (wired) wired = co_await spikes_.wire(spike, device);
         if (wired)
             log::info("Spike {}: wired, device {}", spike.name, device);
         else

@@ -3,6 +3,9 @@
 #include <fmt/core.h>
 #include <libvirt/libvirt.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "base/clock.h"
 #include "qmp/commands.h"
 
@@ -14,7 +17,7 @@ using model::SpikeState;
 namespace {
 
 constexpr int64_t grant_life_s = 120;  // from the hook that asked to its use: seconds; the rest is clock skew
-constexpr milliseconds job_deadline{2000};
+constexpr milliseconds job_deadline{2000}, job_look{1000};
 constexpr milliseconds first_retry{50}, longest_retry{2000};
 constexpr milliseconds queue_drain{2000};
 constexpr size_t moments_kept = 32, records_kept = 256;
@@ -27,6 +30,8 @@ Handover::Handover(Node& node, Spikes& spikes, migration::Grants& grants)
 void Handover::serve() {
     node_.dispatcher.on("spike.grant",
                         [this](rpc::Context& c, Json p) -> Async<Json> { co_return co_await grant(c, std::move(p)); });
+    node_.dispatcher.on("spike.runs",
+                        [this](rpc::Context& c, Json p) -> Async<Json> { co_return co_await runs(c, std::move(p)); });
     node_.control.on("migration.list", [this](rpc::Context&, Json p) -> Async<Json> {
         Json list = Json::array();
         const std::string wanted = p.get("spike").as_string();
@@ -82,7 +87,15 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
                                     "cannot have it",
                                     spike.name, node_.config.host, spike.domain, destination));
     }
-    CO_TRY(co_await check_only_destination(spike, destination));
+    const int64_t now = monotonic_ns();
+    if (!spike.granted.empty() && spike.granted != destination) {
+        // One migration, one destination. A migration that began after the grant is another one.
+        const auto at = granted_at_.find(key);
+        if (at != granted_at_.end() && job->elapsed_ms &&
+            static_cast<int64_t>(*job->elapsed_ms) * 1'000'000 >= now - at->second)
+            co_return refuse_other(spike, destination);
+        CO_TRY(co_await check_only_destination(spike, destination));
+    }
     migration::Grant grant;
     grant.spike = key;
     grant.name = spike.name;
@@ -91,26 +104,70 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     grant.destination = destination;
     grant.corm = spike.corm;
     grant.nonce = random_hex(16);
-    grant.expires = wall_ns() / 1'000'000'000 + grant_life_s;
+    // Of two grants the later one expires later, which is how the Corm's host tells them apart.
+    last_expiry_ = std::max(wall_ns() / 1'000'000'000 + grant_life_s, last_expiry_ + 1);
+    grant.expires = last_expiry_;
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
     spike.granted = destination;
     CO_TRY(spikes_.save(spike));
+    granted_at_[key] = now;
     record(spike, node_.config.host, destination);
     note(key, "granted", "granted to host " + destination);
     log::info("Spike {}: granted to host {} (epoch {})", spike.name, destination, grant.owner_epoch);
+    watch_grant(key);
     co_return envelope;
 }
 
-// One migration, one destination: who was granted the Spike before, and has a standby wire, is where it is going.
+// A migration that fails before QEMU has a part in it has no event.
+void Handover::watch_grant(const std::string& key) {
+    if (watched_.insert(key).second) node_.spawn(end_grant(key), "watching a migration");
+}
+
+asio::awaitable<void> Handover::end_grant(std::string key) {
+    for (int idle = 0; idle < 2;) {
+        co_await node_.sleep(job_look);
+        const Spike* spike = spikes_.table().find(key);
+        if (spike == nullptr || spike->granted.empty() || spike->state != SpikeState::wired) break;
+        const std::string uuid = spike->uuid, name = spike->name;
+        const auto job = co_await node_.libvirt.job(uuid, job_deadline);
+        const auto state = co_await node_.libvirt.domain_state(uuid, job_deadline);
+        idle = job && !job->migration_out && state && state->active() ? idle + 1 : 0;
+        if (idle < 2) continue;
+        log::notice("Spike {}: its guest's migration is over, and the guest is still here", name);
+        note(key, "failed", "the migration ended; the guest is still here");
+        co_await failed(key);
+    }
+    watched_.erase(key);
+    granted_at_.erase(key);
+}
+
+// Asked by the Corm's host when another wants to be active though this one did not flip the wire. Without the Spike's
+// lock, which a flip under way holds while it waits for that host.
+Async<Json> Handover::runs(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const std::string key, params.string("spike"));
+    CO_TRY_SET(const int64_t epoch, params.integer("epoch", 0));
+    const Spike* spike = spikes_.table().find(key);
+    if (spike == nullptr || !spike->attachment || spike->attachment->corm_host != caller(node_, context) ||
+        spike->attachment->half.epoch != static_cast<uint64_t>(epoch) || spike->state != SpikeState::wired ||
+        !spike->is_guest())
+        co_return Json::object({{"runs", false}});
+    const auto state = co_await node_.libvirt.domain_state(spike->uuid, job_deadline);
+    co_return Json::object({{"runs", state && state->state == VIR_DOMAIN_RUNNING}});
+}
+
+// Who was granted the Spike before, and has a standby wire, is where it is going.
 Async<void> Handover::check_only_destination(const Spike& spike, const std::string& destination) {
-    if (spike.granted.empty() || spike.granted == destination) co_return Status();
     Json params = Json::object({{"spike", spike.key}});
     CO_TRY_SET(const Json wire, co_await node_.call(spike.attachment->corm_host, "wire.owner", params));
     if (wire.get("standby").as_string() != spike.granted) co_return Status();
+    co_return refuse_other(spike, destination);
+}
+
+Error Handover::refuse_other(const Spike& spike, const std::string& destination) const {
     log::warning("refused: host {} asks for Spike {}, which is being migrated to host {}", destination, spike.name,
                  spike.granted);
-    co_return Error(Errc::refused, fmt::format("Spike {} is being migrated to host {}, not to host {}", spike.name,
-                                               spike.granted, destination));
+    return {Errc::refused, fmt::format("Spike {} is being migrated to host {}, not to host {}", spike.name,
+                                       spike.granted, destination)};
 }
 
 void Handover::qmp_event(const Domain& domain, const std::string& name, const Json& data) {
@@ -157,34 +214,55 @@ void Handover::first_frame(const xconnect::FirstFrame& report) {
 }
 
 asio::awaitable<void> Handover::leave(std::string key) {
+    bool first = true;
+    for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
+        const auto done = co_await try_leave(key, std::exchange(first, false));
+        if (done && *done) co_return;
+        if (!done) log::warning("Spike {}: flip: {}; trying again", key, done.error().message());
+        co_await node_.sleep(wait);
+    }
+}
+
+// True: nothing is left to be done.
+Async<bool> Handover::try_leave(const std::string& key, bool first) {
     const auto guard = co_await spikes_.lock(key);
     const Spike* known = spikes_.table().find(key);
-    if (known == nullptr || known->state != SpikeState::wired || !known->attachment) co_return;
+    const SpikeState due = first ? SpikeState::wired : SpikeState::leaving;
+    if (known == nullptr || known->state != due || !known->attachment) co_return true;
     Spike spike = *known;
     Json params = Json::object({{"spike", key}, {"epoch", spike.attachment->half.epoch}});
     const auto flipped = co_await node_.call(spike.attachment->corm_host, "wire.flip", params);
-    if (!flipped) {
+    if (!flipped && flipped.error().code() == Errc::refused) {
         log::warning("Spike {}: not handed over: {}", spike.name, flipped.error().message());
         note(key, "failed", "flip: " + flipped.error().message());
-        if (flipped.error().code() == Errc::refused) {
-            spike.granted.clear();
-            (void)spikes_.save(spike);
-            co_return;
-        }
-        // It may have been carried out all the same: if the guest runs on here, it is flipped back.
+        if (!first) co_return true;
+        spike.granted.clear();
+        CO_TRY(spikes_.save(spike));
+        co_return true;
     }
-    note(key, "flipped", "frames to the guest go to host " + spike.granted);
-    if (spike.move(SpikeState::leaving)) (void)spikes_.save(spike);
+    if (flipped)
+        note(key, "flipped", "frames to the guest go to host " + spike.granted);
+    else
+        note(key, "flipping", flipped.error().message());
+    // It may have been carried out also if that is not known: if the guest runs on here, it is flipped back.
+    if (first) {
+        CO_TRY(spike.move(SpikeState::leaving));
+        CO_TRY(spikes_.save(spike));
+    }
+    if (!flipped) co_return flipped.error();
+    co_return true;
 }
 
 // The lock is taken for each attempt, so that the guest's end or next start need not wait for an unreachable host.
 asio::awaitable<void> Handover::come_back(std::string key, std::string uuid) {
+    if (!returning_.insert(key).second) co_return;  // under way
     for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
         const auto done = co_await try_come_back(key, uuid);
-        if (done && *done) co_return;
+        if (done && *done) break;
         if (!done) log::warning("Spike {}: flip back: {}; trying again", key, done.error().message());
         co_await node_.sleep(wait);
     }
+    returning_.erase(key);
 }
 
 // True: nothing is left to be done.
@@ -223,12 +301,14 @@ asio::awaitable<void> Handover::failed(std::string key) {
 }
 
 asio::awaitable<void> Handover::activate(std::string key, std::string sign) {
+    if (!activating_.insert(key).second) co_return;  // under way
     for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
         const auto done = co_await try_activate(key, sign);
-        if (done && *done) co_return;
+        if (done && *done) break;
         if (!done) log::warning("Spike {}: activate: {}; trying again", key, done.error().message());
         co_await node_.sleep(wait);
     }
+    activating_.erase(key);
 }
 
 // True: nothing is left to be done.
@@ -271,6 +351,7 @@ asio::awaitable<void> Handover::restore_queue(std::string key) {
 void Handover::resync() {
     for (const auto& key : spikes_.table().keys()) {
         const Spike* spike = spikes_.table().find(key);
+        if (!spike->granted.empty() && spike->state == SpikeState::wired) watch_grant(key);
         if (spike->state == SpikeState::leaving || spike->state == SpikeState::incoming)
             node_.spawn(look_at(key), "looking at a migrating guest");
     }

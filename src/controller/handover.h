@@ -15,6 +15,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <set>
 
 #include "controller/spikes.h"
 
@@ -45,8 +46,13 @@ private:
         std::deque<Moment> moments;
     };
     Async<Json> grant(const rpc::Context& context, Json params);
+    Async<Json> runs(const rpc::Context& context, Json params);
+    void watch_grant(const std::string& key);
+    asio::awaitable<void> end_grant(std::string key);
     Async<void> check_only_destination(const model::Spike& spike, const std::string& destination);
+    Error refuse_other(const model::Spike& spike, const std::string& destination) const;
     asio::awaitable<void> leave(std::string key);
+    Async<bool> try_leave(const std::string& key, bool first);
     asio::awaitable<void> come_back(std::string key, std::string uuid);
     asio::awaitable<void> activate(std::string key, std::string sign);
     asio::awaitable<void> look_at(std::string key);
@@ -61,7 +67,11 @@ private:
     Node& node_;
     Spikes& spikes_;
     migration::Grants& grants_;
-    std::map<std::string, Record> records_;  // by key; the latest of each
+    std::map<std::string, Record> records_;      // by key; the latest of each
+    int64_t last_expiry_ = 0;                    // of the grants that were given
+    std::map<std::string, int64_t> granted_at_;  // monotonic, ns; of those whose grant is watched
+    // Keys of those whose grant is watched, or of which a loop is under way.
+    std::set<std::string> watched_, returning_, activating_;
 };
 
 }  // namespace banana::controller

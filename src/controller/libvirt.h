@@ -26,6 +26,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -64,6 +65,7 @@ struct DomainJob {
     bool migration_out = false;  // VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
     bool migration_in = false;
     int operation = 0;  // virDomainJobOperation
+    std::optional<uint64_t> elapsed_ms;
 };
 
 struct NetworkEntry {

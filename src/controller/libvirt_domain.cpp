@@ -57,6 +57,9 @@ Result<DomainJob> job_of(virDomainPtr domain, const std::string& what) {
         return last_error(what);
     job.migration_out = job.operation == VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT;
     job.migration_in = job.operation == VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN;
+    unsigned long long elapsed = 0;
+    if (virTypedParamsGetULLong(parameters.list, parameters.count, VIR_DOMAIN_JOB_TIME_ELAPSED, &elapsed) > 0)
+        job.elapsed_ms = elapsed;
     return job;
 }
 

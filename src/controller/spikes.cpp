@@ -147,6 +147,16 @@ bool Spikes::goes_with_guest(const Spike& spike) const {
     return spike.kind == SpikeKind::tap || (spike.kind == SpikeKind::macvtap && spike.home != node_.config.host);
 }
 
+Spikes::Wiring Spikes::wiring_of(const Spike& spike) {
+    if (!spike.attachment) return {spike.key, "", 0};
+    return {spike.key, spike.attachment->corm, spike.attachment->half.epoch};
+}
+
+bool Spikes::stands(const Wiring& wiring) const {
+    const Spike* now = table_.find(wiring.key);
+    return now != nullptr && wiring_of(*now) == wiring;
+}
+
 std::string Spikes::unique_name(const std::string& name, const std::string& key, const std::string& uuid) const {
     const Spike* known = by_name(name);
     if (known == nullptr || known->key == key) return name;
@@ -170,7 +180,14 @@ Async<Attachment> Spikes::ask(Spike& spike, const Json& grant) {
     if (attachment.corm != spike.corm || attachment.corm_host != corm_host || attachment.half.host != node_.config.host)
         co_return Error(Errc::invalid, fmt::format("host {} answered for another wire than was asked for", corm_host));
     if (const auto host = node_.host(corm_host)) attachment.corm_underlay = host->underlay;
-    if (!reply.get("name").as_string().empty()) spike.name = reply.get("name").as_string();
+    // It may make a name unique, and no more.
+    const std::string name = reply.get("name").as_string();
+    if (name != spike.name && !name.empty()) {
+        if (name.rfind(spike.name + "~", 0) != 0 || name != printable(name, spike_name_max))
+            co_return Error(Errc::invalid, fmt::format("host {} answered with the name '{}' for Spike {}", corm_host,
+                                                       printable(name, 80), spike.name));
+        spike.name = name;
+    }
     co_return attachment;
 }
 
@@ -274,6 +291,14 @@ Async<void> Spikes::attach(std::string key, std::string device, bool realised) {
     co_return Status();
 }
 
+Async<void> Spikes::wire(Spike spike, std::string device) {
+    const std::string key = spike.key;
+    CO_TRY(co_await build(std::move(spike)));
+    const Status attached = co_await attach(key, std::move(device));
+    if (!attached) (void)co_await release(key, false);
+    co_return attached;
+}
+
 Async<void> Spikes::close_at_corm(Spike spike, bool handed_over) {
     if (!spike.attachment) co_return Status();
     Json params =
@@ -313,17 +338,16 @@ Async<void> Spikes::release(std::string key, bool forget) {
 // Whoever had a Spike built and not attached (a hook, the CLI) was cut off with the daemon, and was told so. One that
 // is built anew meanwhile has another epoch.
 asio::awaitable<void> Spikes::settle() {
-    std::vector<std::pair<std::string, uint64_t>> unfinished;
+    std::vector<Wiring> unfinished;
     table_.each([&](const Spike& spike) {
-        if (spike.state == SpikeState::built && spike.attachment)
-            unfinished.emplace_back(spike.key, spike.attachment->half.epoch);
+        if (spike.state == SpikeState::built && spike.attachment) unfinished.push_back(wiring_of(spike));
     });
-    for (const auto& [key, epoch] : unfinished) {
-        const auto guard = co_await lock(key);
-        const Spike* now = table_.find(key);
-        if (now == nullptr || now->state != SpikeState::built || now->attachment->half.epoch != epoch) continue;
+    for (const auto& wiring : unfinished) {
+        const auto guard = co_await lock(wiring.key);
+        const Spike* now = table_.find(wiring.key);
+        if (!stands(wiring) || now->state != SpikeState::built) continue;
         log::notice("Spike {}: its wire is given up, as nobody waits for it any more", now->name);
-        const auto released = co_await release(key, now->kind == SpikeKind::tap);
+        const auto released = co_await release(wiring.key, now->kind == SpikeKind::tap);
         if (!released) log::error("{}", released.error().message());
     }
 }
@@ -350,9 +374,13 @@ asio::awaitable<void> Spikes::retry_loop() {
         co_await node_.sleep(release_retry);
         for (const auto& key : table_.keys()) {
             const Spike* spike = table_.find(key);
-            if (spike == nullptr || spike->state != SpikeState::unwired || !spike->attachment) continue;
+            if (spike == nullptr || !spike->attachment) continue;
             const std::string host = spike->attachment->corm_host;
-            if (host == node_.config.host || node_.peers.is_up(host)) co_await tell_of_release(key);
+            if (host != node_.config.host && !node_.peers.is_up(host)) continue;
+            if (spike->state == SpikeState::unwired)
+                co_await tell_of_release(key);
+            else if (to_verify_.contains(key))
+                co_await verify(key);
         }
     }
 }
@@ -367,19 +395,34 @@ asio::awaitable<void> Spikes::verify(std::string key) {
     const auto owner = co_await node_.call(spike.attachment->corm_host, "wire.owner", params);
     if (!owner) co_return;
     const std::string host = owner->get("owner").as_string();
-    if (host == node_.config.host && owner->get("epoch").as_int() == static_cast<int64_t>(spike.attachment->half.epoch))
-        co_return;
+    const bool stands =
+        host == node_.config.host && owner->get("epoch").as_int() == static_cast<int64_t>(spike.attachment->half.epoch);
+    if (stands && !has_moved(spike, owner->get("underlay").as_string())) co_return;
     if (!host.empty() && host != node_.config.host) {
         log::error("Spike {}: wired here, but host {} says that it is host {}'s", spike.name,
                    spike.attachment->corm_host, host);
         co_return;
     }
-    log::notice("Spike {}: host {} no longer has its wire; it is made anew", spike.name, spike.attachment->corm_host);
+    log::notice("Spike {}: {}; it is made anew", spike.name,
+                stands ? "an underlay address of its wire has changed"
+                       : "host " + spike.attachment->corm_host + " no longer has its wire");
     if (const Status gone = node_.engine.realise(wiring::plan_spike_gone(spike)); !gone)
         log::error("Spike {}: {}", spike.name, gone.error().message());
     Status again = co_await build(spike);
     if (again) again = co_await attach(key, spike.device);
-    if (!again) log::error("Spike {}: {}", spike.name, again.error().message());
+    // Its Corm may be made anew by and by.
+    if (again)
+        to_verify_.erase(key);
+    else if (to_verify_.insert(key).second)
+        log::error("Spike {}: {}; tried again until it succeeds", spike.name, again.error().message());
+}
+
+// A VXLAN wire has both ends' addresses in its devices and filters. `told`: what the Corm's host has for this one.
+bool Spikes::has_moved(const Spike& spike, const std::string& told) const {
+    if (spike.attachment->half.format != Format::vxlan) return false;
+    const auto corm_host = node_.host(spike.attachment->corm_host);
+    return (!told.empty() && told != node_.config.underlay.text()) ||
+           (corm_host && corm_host->underlay != spike.attachment->corm_underlay);
 }
 
 void Spikes::link_set(const std::string& device) {

@@ -4,7 +4,7 @@
 // in the cross-connect) and release. Each can be repeated and continued: what stands already is left as it is. Who may
 // have the Spike is not decided here but by the Corm's host (wires.h), which is asked by method, also when it is this
 // host. A release that the Corm's host cannot be told of is remembered and told when it is back.
-// Methods served: spike.*, connect, disconnect (control), in spikes_control.cpp.
+// Methods served: spike.*, connect, disconnect (control), spike.holds (peers), in spikes_control.cpp.
 // Threading: the io_context's single thread; one coroutine at a time for each Spike.
 #pragma once
 
@@ -13,6 +13,8 @@
 #include "model/spike.h"
 
 namespace banana::controller {
+
+inline constexpr size_t spike_name_max = 200;  // bytes
 
 class Spikes {
 public:
@@ -26,7 +28,7 @@ public:
     void choose_stages();                      // at start: adopted netdevs of an earlier version get one
     void stage_all();                          // adopted netdevs into their stages (wiring/headroom.h)
     void link_set(const std::string& device);  // an adopted netdev may be back
-    asio::awaitable<void> retry_loop();        // tells of releases again and again
+    asio::awaitable<void> retry_loop();        // tells of releases, and makes lost wires anew, again and again
     asio::awaitable<void> settle();            // after start: gives up what a crash left half built
 
     const registry::Table<model::Spike>& table() const { return table_; }
@@ -41,11 +43,22 @@ public:
     bool goes_with_guest(const model::Spike& spike) const;
     Status save(const model::Spike& spike);
 
+    // One wiring of a Spike: who has waited for its lock to release it must not release its next one.
+    struct Wiring {
+        std::string key, corm;
+        uint64_t epoch = 0;  // 0: it is not wired
+        bool operator==(const Wiring&) const = default;
+    };
+    static Wiring wiring_of(const model::Spike& spike);
+    bool stands(const Wiring& wiring) const;
+
     // Builds the Spike's wire; `spike` says who it is (all but state and attachment). With a grant: a standby wire of
     // an incoming guest. The caller holds the Spike's lock.
     Async<void> build(model::Spike spike, Json grant = {});
     // Its device is there: cross-connects it. The caller holds the lock. `realised`: build() had that device already.
     Async<void> attach(std::string key, std::string device, bool realised = false);
+    // Both, for a device that is there; all or nothing. The caller holds the lock.
+    Async<void> wire(model::Spike spike, std::string device);
     // The wire is given up on both sides. `forget`: the record goes as well. The caller holds the lock.
     Async<void> release(std::string key, bool forget);
     asio::awaitable<KeyLock::Guard> lock(const std::string& key) { return node_.locks.acquire("spike:" + key); }
@@ -59,6 +72,7 @@ private:
     Async<Json> remove(Json params);
     Async<Json> connect(Json params);
     Async<Json> disconnect(Json params);
+    Async<Json> holds(const rpc::Context& context, Json params);
     uint32_t free_stage() const;
     void stage(const std::string& key);
     Status unstage(const model::Spike& spike);
@@ -69,6 +83,7 @@ private:
     Async<void> close_at_corm(model::Spike spike, bool handed_over);
     asio::awaitable<void> tell_of_release(std::string key);
     asio::awaitable<void> verify(std::string key);
+    bool has_moved(const model::Spike& spike, const std::string& told) const;
     asio::awaitable<void> reattach(std::string key);
     bool owns_device(const model::Spike& spike) const;
     Async<void> build_once(model::Spike spike, Json grant);
@@ -78,6 +93,7 @@ private:
     Wires& wires_;
     Status erase(const std::string& key);
     registry::Table<model::Spike> table_;  // by key
+    std::set<std::string> to_verify_;      // keys of those whose wire was lost and could not be made anew
     // Derived from the table, so that a request does not have to go through all Spikes.
     std::map<std::string, std::string> by_device_;           // device -> key
     std::set<std::pair<std::string, std::string>> by_name_;  // (name, key)

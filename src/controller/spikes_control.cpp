@@ -56,6 +56,20 @@ void Spikes::serve() {
     d.on("spike.delete", [this](Context&, Json p) -> Async<Json> { co_return co_await remove(std::move(p)); });
     d.on("connect", [this](Context&, Json p) -> Async<Json> { co_return co_await connect(std::move(p)); });
     d.on("disconnect", [this](Context&, Json p) -> Async<Json> { co_return co_await disconnect(std::move(p)); });
+    node_.dispatcher.on("spike.holds",
+                        [this](Context& c, Json p) -> Async<Json> { co_return co_await holds(c, std::move(p)); });
+}
+
+// Asked by a Corm's host. The lock: what is being built has its record by then.
+Async<Json> Spikes::holds(const rpc::Context& context, Json params) {
+    CO_TRY_SET(const std::string key, params.string("spike"));
+    CO_TRY_SET(const int64_t epoch, params.integer("epoch", 0));
+    const std::string host = caller(node_, context);
+    const auto guard = co_await lock(key);
+    const Spike* spike = table_.find(key);
+    const bool holds = spike != nullptr && spike->attachment && spike->attachment->corm_host == host &&
+                       spike->attachment->half.epoch == static_cast<uint64_t>(epoch);
+    co_return Json::object({{"holds", holds}});
 }
 
 Result<Spike> Spikes::new_netdev(const Json& params, SpikeKind kind) const {

@@ -19,6 +19,7 @@ using model::Wire;
 namespace {
 
 constexpr size_t spike_key_max = 160;
+constexpr const char *epoch_kind = "epoch", *epoch_key = "wires";
 constexpr milliseconds drain_time{2000};  // a retired half's last frames have long arrived
 constexpr int drain_rounds_max = 30;
 
@@ -37,7 +38,11 @@ Status Wires::load() {
         node_.records_ignored = true;
         log::error("ignored record: {}", error.message());
     }));
+    TRY_SET(const auto floor, node_.store.get(epoch_kind, epoch_key));
+    if (floor) last_epoch_ = static_cast<uint64_t>(floor->document.get("last").as_int());
     table_.each([&](const Wire& wire) { index(wire); });
+    for (const auto& key : table_.keys())  // an earlier version kept them
+        if (const Wire wire = *table_.find(key); wire.phase == Phase::idle) TRY(forget(wire));
     return {};
 }
 
@@ -115,6 +120,20 @@ Status Wires::save(const Wire& wire) {
     return {};
 }
 
+// A wire that nobody has needs no record, but its epochs are not handed out again, to whomever.
+Status Wires::forget(const Wire& wire) {
+    if (wire.last_epoch > last_epoch_) {
+        TRY(node_.store.put(epoch_kind, epoch_key, Json::object({{"last", wire.last_epoch}})));
+        last_epoch_ = wire.last_epoch;
+    }
+    const Wire* known = table_.find(wire.spike);
+    if (known == nullptr) return {};
+    const Wire was = *known;
+    TRY(table_.erase(wire.spike));
+    unindex(was);
+    return {};
+}
+
 const Wire* Wires::by_name(const std::string& name) const {
     const auto it = by_name_.find(name);
     return it == by_name_.end() ? nullptr : table_.find(it->second);
@@ -167,6 +186,14 @@ Result<Wires::Asked> Wires::asked(const rpc::Context& context, const Json& param
     return asked;
 }
 
+Status Wires::check_home(const std::string& spike, const std::string& host) const {
+    if (spike.find("/dev/") == std::string::npos || model::name_home(spike) == host) return {};
+    const Wire* known = table_.find(spike);
+    if (known != nullptr && known->owner() == host) return {};
+    return Error(Errc::refused,
+                 fmt::format("Spike {} is of host {}, not of host {}", spike, model::name_home(spike), host));
+}
+
 Status Wires::check_open(const std::string& spike, const Mac& mac, const model::Corm& corm,
                          const std::string& host) const {
     const std::string full = corm.full_name();
@@ -175,10 +202,6 @@ Status Wires::check_open(const std::string& spike, const Mac& mac, const model::
                      fmt::format("Corm {} does not allow host {}; it allows {}", full, host, joined(corm.hosts)));
     if (spike.empty() || spike.size() > spike_key_max || spike != printable(spike, spike_key_max))
         return Error(Errc::invalid, fmt::format("'{}' cannot be a Spike's key", printable(spike, 80)));
-    // An adopted netdev or an endpoint is its home's; a guest's Spike is its guest's, wherever that is started.
-    if (spike.find("/dev/") != std::string::npos && model::name_home(spike) != host && table_.find(spike) == nullptr)
-        return Error(Errc::refused,
-                     fmt::format("Spike {} is of host {}, not of host {}", spike, model::name_home(spike), host));
     if (mac.is_multicast()) return Error(Errc::invalid, fmt::format("MAC {} is a multicast address", mac.text()));
     const auto seat = seats_.find({full, mac});
     if (seat != seats_.end() && seat->second.spike != spike)
@@ -266,8 +289,9 @@ Async<Json> Wires::open(const rpc::Context& context, Json params) {
     CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
     const auto guard = co_await node_.locks.acquire("wire:" + who.spike);
     CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
+    CO_TRY(check_home(who.spike, who.host));
     CO_TRY(check_open(who.spike, mac, corm, who.host));
-    if (static_cast<int64_t>(ports_.size()) >= node_.config.limits.max_wires)
+    if (table_.find(who.spike) == nullptr && static_cast<int64_t>(ports_.size()) >= node_.config.limits.max_wires)
         co_return Error(Errc::refused, fmt::format("host {} carries {} wires, its limit (limits.max_wires)",
                                                    node_.config.host, ports_.size()));
     const Wire* known = table_.find(who.spike);
@@ -276,6 +300,7 @@ Async<Json> Wires::open(const rpc::Context& context, Json params) {
         known = table_.find(who.spike);
     }
     Wire wire = known != nullptr ? *known : Wire{};
+    wire.last_epoch = std::max(wire.last_epoch, last_epoch_);
     std::vector<Half> retired;
     if (wire.active) retired.push_back(*wire.active);
     if (wire.phase == Phase::idle) wire.port = free_port();
@@ -309,6 +334,9 @@ Async<Json> Wires::prepare(const rpc::Context& context, Json params) {
             fmt::format("host {} granted Spike {} (epoch {}), but its owner is {} (epoch {})", grant.owner, grant.name,
                         grant.owner_epoch, known != nullptr && known->active ? known->owner() : "nobody",
                         known != nullptr && known->active ? known->active->epoch : 0));
+    if (known->standby && known->standby->host != host && grant.expires <= known->granted_until)
+        co_return Error(Errc::refused, fmt::format("Spike {}: host {} has a later grant than host {}", known->name,
+                                                   known->standby->host, host));
     CO_TRY(check_open(grant.spike, mac, corm, host));
     CO_TRY(nonces_.use(grant, wall_ns() / 1'000'000'000));
     Wire wire = *known;
@@ -316,6 +344,7 @@ Async<Json> Wires::prepare(const rpc::Context& context, Json params) {
     if (wire.standby) retired.push_back(*wire.standby);
     CO_TRY_SET(Half half, make_half(host, corm, preference));
     CO_TRY(wire.prepare(std::move(half)));
+    wire.granted_until = grant.expires;
     co_return commit(corm, std::move(wire), host, retired);
 }
 
@@ -360,6 +389,7 @@ Async<Json> Wires::check(const rpc::Context& context, Json params) {
     CO_TRY_SET(const std::string corm_name, params.string("corm"));
     CO_TRY_SET(const Mac mac, Mac::parse(params.get("mac").as_string()));
     CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
+    CO_TRY(check_home(spike, caller(node_, context)));
     CO_TRY(check_open(spike, mac, corm, caller(node_, context)));
     CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
     CO_TRY(make_half(caller(node_, context), corm, preference));
@@ -371,7 +401,8 @@ Async<Json> Wires::owner(const rpc::Context&, Json params) {
     const Wire* wire = table_.find(spike);
     co_return Json::object({{"owner", wire != nullptr ? wire->owner() : ""},
                             {"standby", wire != nullptr && wire->standby ? wire->standby->host : ""},
-                            {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}}});
+                            {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}},
+                            {"underlay", wire != nullptr && wire->active ? wire->active->underlay.text() : ""}});
 }
 
 Async<Json> Wires::flip(const rpc::Context& context, Json params) {
@@ -394,7 +425,21 @@ Async<Json> Wires::flip_back(const rpc::Context& context, Json params) {
                               });
 }
 
+// A wire that was not flipped: either its owner's word was lost, or the owner's guest runs on. One that is dead or cut
+// off is not waited for: its grant says enough.
+Async<void> Wires::let_go(const rpc::Context& context, Json params) {
+    const Wire* wire = table_.find(params.get("spike").as_string());
+    if (wire == nullptr || wire->phase != Phase::standby || wire->standby->host != caller(node_, context))
+        co_return Status();
+    const std::string name = wire->name, owner = wire->owner();
+    Json question = Json::object({{"spike", wire->spike}, {"epoch", wire->active->epoch}});
+    const auto answer = co_await node_.call(owner, "spike.runs", question);
+    if (!answer || !answer->get("runs").as_bool()) co_return Status();
+    co_return Error(Errc::busy, fmt::format("Spike {}: its guest runs on host {}", name, owner));
+}
+
 Async<Json> Wires::activate(const rpc::Context& context, Json params) {
+    CO_TRY(co_await let_go(context, params));
     co_return co_await change(
         context, std::move(params), "activate", true, [](Wire& wire, const Asked& asked) -> Retired {
             const Half* own = wire.half_of(asked.host);
@@ -430,19 +475,43 @@ Async<void> Wires::evict(std::string spike) {
     co_return Status();
 }
 
+void Wires::peer_up(const std::string& host) { node_.spawn(verify(host), "asking for wires' other sides"); }
+
+// The Spike's host may have lost its side: with its records, or by a crash between our answer and its record.
+asio::awaitable<void> Wires::verify(std::string host) {
+    std::vector<std::pair<std::string, uint64_t>> halves;
+    table_.each([&](const Wire& wire) {
+        for (const auto& half : {wire.active, wire.standby})
+            if (half && half->host == host) halves.emplace_back(wire.spike, half->epoch);
+    });
+    for (const auto& [spike, epoch] : halves) {
+        Json question = Json::object({{"spike", spike}, {"epoch", epoch}});
+        const auto answer = co_await node_.call(host, "spike.holds", question);
+        if (!answer) co_return;  // gone again, or of an earlier version
+        if (answer->get("holds").as_bool()) continue;
+        const auto guard = co_await node_.locks.acquire("wire:" + spike);
+        const Wire* wire = table_.find(spike);
+        if (wire == nullptr) continue;
+        log::notice("Spike {}: host {} knows nothing of its wire (epoch {}), which is closed", wire->name, host, epoch);
+        if (const Status closed = close_half(spike, host, epoch, false); !closed)
+            log::error("{}", closed.error().message());
+    }
+}
+
 Status Wires::close_half(const std::string& spike, const std::string& host, uint64_t epoch, bool handed_over) {
     const Wire* known = table_.find(spike);
     if (known == nullptr) return {};
     Wire wire = *known;
     const auto retired = wire.close(host, epoch, handed_over);
     if (retired.empty()) return {};  // closed already
-    TRY(save(wire));
     if (wire.phase == Phase::idle) {
+        TRY(forget(wire));
         wiring::Plan gone = wiring::plan_wire_gone(wire);
         gone += wiring::plan_wire_entries(wire, retired);
         for (const auto& half : retired) gone += wiring::plan_half_gone(half);
         return node_.engine.realise(gone).context("close the wire of Spike " + wire.name);
     }
+    TRY(save(wire));
     TRY(node_.engine.realise(wiring::plan_wire_entries(wire, retired)));
     retire(retired);
     return {};

@@ -9,7 +9,7 @@
 // Methods served to peers and to this host itself:
 //   wire.open     {spike, name, mac, allow_any_mac, corm, preference} -> Attachment   an owner's start
 //   wire.check    {spike, mac, corm, preference}           may such a wire be opened?
-//   wire.owner    {spike} -> {owner, standby, epoch}                         who could grant it
+//   wire.owner    {spike} -> {owner, standby, epoch, underlay}   who could grant it; from where its frames come
 //   wire.prepare  {grant, mac, allow_any_mac, preference} -> Attachment    a destination's standby half
 //   wire.attach   {spike, epoch, device}          this host only: the device of a native half
 //   wire.flip     {spike, epoch}                  owner or destination; epoch: the asker's own half's
@@ -44,6 +44,7 @@ public:
     bool handing_over() const;                                         // a wire has a standby half
     // Whether the Corm's side of this wire may be closed by hand: its Spike's host is not this one.
     Async<void> evict(std::string spike);
+    void peer_up(const std::string& host);  // asks whether its sides of wires stand; also of this host, at start
 
 private:
     struct Asked {  // a request's common part
@@ -66,6 +67,11 @@ private:
     Async<Json> activate(const rpc::Context& context, Json params);
     Async<Json> close(const rpc::Context& context, Json params);
 
+    Async<void> let_go(const rpc::Context& context, Json params);
+    asio::awaitable<void> verify(std::string host);
+
+    // An adopted netdev or an endpoint is its home's; a guest's Spike is its guest's, wherever that is started.
+    Status check_home(const std::string& spike, const std::string& host) const;
     Status check_open(const std::string& spike, const Mac& mac, const model::Corm& corm, const std::string& host) const;
     Result<model::Half> make_half(const std::string& host, const model::Corm& corm, const std::string& preference);
     Result<uint32_t> free_connector();
@@ -94,6 +100,8 @@ private:
     void index(const model::Wire& wire);
     void unindex(const model::Wire& wire);
     Status save(const model::Wire& wire);
+    Status forget(const model::Wire& wire);
+    uint64_t last_epoch_ = 0;  // of the wires that were forgotten
 };
 
 }  // namespace banana::controller

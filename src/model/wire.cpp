@@ -175,7 +175,8 @@ Json Wire::json() const {
                              {"allow_any_mac", allow_any_mac},
                              {"corm", corm},
                              {"phase", phase_name(phase)},
-                             {"last_epoch", last_epoch}});
+                             {"last_epoch", last_epoch},
+                             {"granted_until", granted_until}});
     if (active) out.set("active", active->json());
     if (standby) out.set("standby", standby->json());
     return out;
@@ -198,6 +199,7 @@ Result<Wire> Wire::from_json(const Json& json) {
     wire.phase = *found;
     TRY_SET(const int64_t last, json.integer("last_epoch", 0));
     wire.last_epoch = static_cast<uint64_t>(last);
+    wire.granted_until = json.get("granted_until").as_int();
     if (json.has("active")) {
         TRY_SET(wire.active, Half::from_json(json.get("active")));
     }

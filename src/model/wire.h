@@ -55,7 +55,8 @@ struct Wire {
     bool allow_any_mac = false;
     std::string corm;  // full name
     Phase phase = Phase::idle;
-    uint64_t last_epoch = 0;  // handed out so far
+    uint64_t last_epoch = 0;    // handed out so far
+    int64_t granted_until = 0;  // expiry of the grant that the standby half has: an owner's later grant expires later
     std::optional<Half> active, standby;
 
     // Each changes nothing when it fails.

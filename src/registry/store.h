@@ -1,6 +1,6 @@
 // Store: the host's durable records, in SQLite; documents under (kind, key), each with a version.
 //
-// Concepts: a record is a Json document; the kinds in use are "corm", "wire", "spike", "home". Every write is one
+// Concepts: a record is a Json document; the kinds in use are "corm", "wire", "spike", "epoch". Every write is one
 // transaction in WAL mode with synchronous=NORMAL: a crash of this process loses nothing that was acknowledged, a power
 // cut may lose the last writes but never tears one (SQLite documentation, "Write-Ahead Logging"; the kernel's links,
 // which the records describe, are gone then as well).

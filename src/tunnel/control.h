@@ -18,7 +18,7 @@
 //   wire.remove   connector
 //                 -> {}; not there: done already
 //   wire.list     after (connector or "")
-//                 -> wires [{connector, device, peer, mtu}] in order, more
+//                 -> wires [{connector, device, peer, mtu, lost}] in order, more; lost: its tap was deleted
 //   wire.show     connector
 //                 -> of one: the above, sent and received {frames, bytes}, drops {reason: frames}, lanes [...]
 //   status        after (a peer's name or "")

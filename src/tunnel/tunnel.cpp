@@ -5,6 +5,8 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <set>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -186,12 +188,21 @@ Result<Json> Tunnel::remove_wire(const Json& params) {
 Result<Json> Tunnel::list_wires(const Json& params) const {
     const std::string after = params.get("after").as_string();
     auto it = after.empty() ? wires_.begin() : wires_.upper_bound(parse_hex32(after).value_or(0));
+    std::vector<std::pair<uint32_t, Wire>> page;
+    for (; it != wires_.end() && page.size() < control_list_max; ++it) page.emplace_back(*it);
+    std::set<uint32_t> lost;
+    for (const auto& lane : lanes_)
+        lane->run([&] {
+            for (const auto& [connector, info] : page)
+                if (const LaneWire* wire = lane->wire(connector); wire != nullptr && !wire->tap) lost.insert(connector);
+        });
     Json list = Json::array();
-    for (; it != wires_.end() && list.size() < control_list_max; ++it)
-        list.push(Json::object({{"connector", hex32(it->first)},
-                                {"device", it->second.device},
-                                {"peer", it->second.peer},
-                                {"mtu", it->second.mtu}}));
+    for (const auto& [connector, info] : page)
+        list.push(Json::object({{"connector", hex32(connector)},
+                                {"device", info.device},
+                                {"peer", info.peer},
+                                {"mtu", info.mtu},
+                                {"lost", lost.contains(connector)}}));
     return Json::object({{"wires", list}, {"more", it != wires_.end()}});
 }
 

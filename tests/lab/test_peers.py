@@ -51,6 +51,26 @@ with context.wrap_socket(socket.create_connection((wanted["address"], 7471), 20)
 """
 
 
+def rogue(lab: Lab, me: str, address: str, calls: list, says: str = "") -> list:
+    """The replies of a host's daemon to the calls of another, whose own is not there; the first is hello's."""
+    asked = {"me": me, "says": says or me, "address": address, "calls": calls}
+    done = lab.exec(me, "python3", "-c", ROGUE, stdin=json.dumps(asked))
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def grant(pki: pathlib.Path, signer: str, wire: dict, owner: str, destination: str, seconds: int = 100) -> dict:
+    """As src/migration/grant.h says."""
+    fields = {"spike": wire["spike"], "name": wire["name"], "owner": owner, "owner_epoch": wire["epoch"],
+              "destination": destination, "corm": "hv1/lab", "nonce": f"{seconds:032x}",
+              "expires": int(time.time()) + seconds}
+    text = "banana-grant-1\n" + "".join(
+        f"{key} {value}\n" if isinstance(value, int) else f"{key} {len(value)}:{value}\n"
+        for key, value in fields.items())
+    signed = subprocess.run(["openssl", "dgst", "-sha256", "-sign", str(pki / f"{signer}.key")], check=True,
+                            input=text.encode(), capture_output=True).stdout
+    return {"grant": {"version": 1, **fields}, "signature": signed.hex(), "certificate": (pki / f"{signer}.crt").read_text()}
+
+
 class PeersTest(unittest.TestCase):
     lab: Lab
     pki: pathlib.Path
@@ -157,22 +177,10 @@ class PeersTest(unittest.TestCase):
     # ---- A member that reaches for what is another's -----------------------------------------------------------------
 
     def rogue(self, address: str, calls: list, says: str = "hv3") -> list:
-        """The replies of a host's daemon to hv3's calls; the first is hello's."""
-        asked = {"me": "hv3", "says": says, "address": address, "calls": calls}
-        done = self.lab.exec("hv3", "python3", "-c", ROGUE, stdin=json.dumps(asked))
-        return [json.loads(line) for line in done.stdout.splitlines()]
+        return rogue(self.lab, "hv3", address, calls, says)
 
     def grant(self, owner: str, wire: dict, signer: str) -> dict:
-        """A grant as src/migration/grant.h says, signed by `signer`."""
-        fields = {"spike": wire["spike"], "name": SPIKE, "owner": owner, "owner_epoch": wire["epoch"],
-                  "destination": "hv3", "corm": "hv1/lab", "nonce": "0" * 31 + "1", "expires": int(time.time()) + 100}
-        text = "banana-grant-1\n" + "".join(
-            f"{key} {value}\n" if isinstance(value, int) else f"{key} {len(value)}:{value}\n"
-            for key, value in fields.items())
-        signed = subprocess.run(["openssl", "dgst", "-sha256", "-sign", str(self.pki / f"{signer}.key")], check=True,
-                                input=text.encode(), capture_output=True).stdout
-        return {"grant": {"version": 1, **fields}, "signature": signed.hex(),
-                "certificate": (self.pki / f"{signer}.crt").read_text()}
+        return grant(self.pki, signer, wire, owner, "hv3")
 
     def test_6_foreign_spike(self) -> None:
         wire = product.wire(self.lab, "hv1", SPIKE)
@@ -211,6 +219,23 @@ class PeersTest(unittest.TestCase):
             self.assertRegex(product.bananad_log(self.lab, "hv2")[log:], rf"refused: host hv3 asks for Spike {SPIKE}")
             self.assertTrue(product.reaches(self.lab, ADDRESS))
         product.wait_peers(self.lab)
+        product.wait_tidy(self.lab)
+
+    def test_6_granted_and_no_more(self) -> None:
+        """Whoever comes to a grant during a migration does not have the guest yet."""
+        wire = product.wire(self.lab, "hv1", SPIKE)
+        assert wire
+        key = wire["spike"]
+        asking = {"mac": wire["mac"], "allow_any_mac": False, "preference": "auto"}
+        with product.without_bananad(self.lab, "hv3"):
+            _, prepared = self.rogue("10.99.0.1", [["wire.prepare", {**asking, "grant": self.grant("hv2", wire, "hv2")}]])
+            epoch = prepared["result"]["half"]["epoch"]
+            _, reply = self.rogue("10.99.0.1", [["wire.activate", {"spike": key, "epoch": epoch}]])
+            self.assertRegex(reply["error"]["message"], f"Spike {SPIKE}: its guest runs on host hv2")
+            self.assertTrue(product.reaches(self.lab, ADDRESS))
+        product.wait_peers(self.lab)
+        # hv3's own daemon knows nothing of that standby wire, which goes.
+        wait_until(lambda: (product.wire(self.lab, "hv1", SPIKE) or {}).get("phase") == "active", 30, "it to go")
         product.wait_tidy(self.lab)
 
     def test_7_what_else_a_peer_may_not(self) -> None:

@@ -1,0 +1,296 @@
+#!/usr/bin/python3
+"""What two hosts no longer agree about: records that one of them lost, words that came late, places that changed.
+
+  hv1: Corm lab on eth1      hv2: Corm other (etherstub)      hv3, hv4        d0, d2: netdevs, to be adopted
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import tempfile
+import unittest
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import lab_product as product
+from banana_lab import Lab, LabError, Nic, Vm, wait_until
+from test_peers import grant, rogue
+
+PATIENCE = 30
+UUID = "11111111-2222-3333-4444-555555555555"
+ADDRESS = "10.77.0.10"
+GUEST_SPIKE = "hv2/vm1/net0"
+
+
+def interface(number: int, mac: str, **changes: object) -> dict[str, object]:
+    """As banana-hook tells of it."""
+    return {"name": f"net{number}", "alias": f"net{number}", "mac": mac, "type": "network", "network": "", "port": "",
+            "dev": "", "mode": "", "bridge": "", "target": "", "model": "virtio", "mtu": 0, "bandwidth_inbound": False,
+            "bandwidth_outbound": False, "alias_predicted": False, "line": 1, **changes}
+
+
+def domain(name: str, *interfaces: dict[str, object], **changes: object) -> dict[str, object]:
+    return {"uuid": UUID, "name": name, "problem": "", "interfaces": interfaces, "spikes": [], **changes}
+
+
+class StraysTest(unittest.TestCase):
+    lab: Lab
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.lab = cls.enterClassContext(product.own_lab(cls, 4))
+        product.wait_whole(cls.lab)
+        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
+        product.banana(cls.lab, "hv2", "corm", "create", "other", "--etherstub")
+        for host in ("hv1", "hv2", "hv3"):
+            wait_until(lambda at=host: {"banana-lab", "banana-other"} <= set(
+                cls.lab.virsh(at, "net-list", "--name").split()), PATIENCE, f"both networks on {host}")
+            cls.lab.exec(host, "ip", "-batch", "-",
+                         stdin="link add d0 type veth peer name d1\nlink add d2 type veth peer name d3\n")
+
+    def banana(self, host: str, *words: object) -> str:
+        return product.banana(self.lab, host, *words)
+
+    def wires(self, host: str) -> dict[str, str]:
+        """Of the Corms on this host: name -> phase."""
+        return {wire["name"]: wire["phase"] for wire in product.ask(self.lab, host, "wire.list")["wires"]
+                if wire["corm"].startswith(f"{host}/")}
+
+    def states(self, host: str) -> dict[str, str]:
+        return {spike["name"]: spike["state"] for spike in product.spikes(self.lab, host)}
+
+    def hook(self, host: str, operation: str, told: dict[str, object]) -> dict[str, Any]:
+        return product.ask(self.lab, host, "hook.qemu", operation=operation, domain=told)
+
+    def asked(self, host: str, told: dict[str, object]) -> Callable[[], dict[str, Any]]:
+        """`prepare`, under way; the answer when it is called."""
+        control = socket.socket(socket.AF_UNIX)
+        self.addCleanup(control.close)
+        control.settimeout(PATIENCE)
+        control.connect(product.socket_path(self.lab, host))
+        control.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "hook.qemu",
+                                    "params": {"operation": "prepare", "domain": told}}).encode() + b"\n")
+
+        def answer() -> dict[str, Any]:
+            with control.makefile("rb") as lines:
+                return json.loads(lines.readline())
+        return answer
+
+    def until(self, condition: object, what: str) -> None:
+        wait_until(condition, PATIENCE, what, 0.1)  # type: ignore[arg-type]
+
+    def adopt(self, host: str, name: str, device: str, corm: str, *options: str) -> None:
+        self.banana(host, "spike", "adopt", name, "--device", device)
+        self.banana(host, "connect", name, corm, *options)
+        self.addCleanup(self.until, lambda: f"{host}/dev/{name}" not in self.states(host), f"{name} to be forgotten")
+        self.addCleanup(self.give_up, host, name)
+
+    def give_up(self, host: str, name: str) -> None:
+        if f"{host}/dev/{name}" in self.states(host):
+            self.banana(host, "disconnect", name)
+            self.banana(host, "spike", "delete", name)
+
+    def without_records(self, host: str) -> None:
+        """bananad is killed, and finds no records when it starts again."""
+        self.lab.kill_daemon(host, "bananad", signal.SIGKILL)
+        for file in (self.lab.host(host).root / "var/lib/banana").glob("state.db*"):
+            file.unlink()
+        self.lab.start_bananad(host)
+        product.wait_peers(self.lab)
+
+    @contextmanager
+    def hanging(self, host: str) -> Iterator[None]:
+        pid, = self.lab.pids(host, "bananad")
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    # ---- Records -----------------------------------------------------------------------------------------------------
+
+    def test_release_that_could_not_be_told(self) -> None:
+        """And the Spike is wired elsewhere by the time that it could be."""
+        self.adopt("hv2", "s", "d0", "lab")
+        with product.without_bananad(self.lab, "hv1"):
+            self.banana("hv2", "disconnect", "s")
+            self.banana("hv2", "connect", "s", "other")
+        product.wait_peers(self.lab)
+        self.until(lambda: self.wires("hv1") == {}, "hv1 to give up the wire")
+        self.assertEqual(self.wires("hv2"), {"hv2/dev/s": "active"})
+
+    def test_the_spikes_host_lost_its_records(self) -> None:
+        self.banana("hv3", "spike", "adopt", "r", "--device", "d2")
+        self.banana("hv3", "connect", "r", "lab")
+        self.without_records("hv3")
+        self.until(lambda: self.wires("hv1") == {}, "hv1 to give up the wire")
+
+    def test_the_corms_host_lost_its_records(self) -> None:
+        self.adopt("hv3", "v", "d0", "lab")
+        self.without_records("hv1")
+        self.banana("hv1", "corm", "create", "lab", "--uplink", "eth1")
+        self.until(lambda: self.wires("hv1") == {"hv3/dev/v": "active"}, "the wire to be made anew")
+        self.until(lambda: self.lab.exec("hv3", "banana", "ping", "v", check=False).returncode == 0, "it to carry frames")
+
+    def test_nobody_elses_netdev(self) -> None:
+        """Also not once it was wired; and what was wired leaves no rows behind."""
+        self.adopt("hv2", "t", "d2", "lab")
+        spike = next(one for one in product.spikes(self.lab, "hv2") if one["name"] == "hv2/dev/t")
+        self.banana("hv2", "disconnect", "t")
+        opening = {"name": "hv3/x/net0", "allow_any_mac": True, "corm": "hv1/lab", "preference": "vxlan"}
+        keys = [f"{number:08}-0000-0000-0000-000000000000/52:54:00:00:01:{number:02x}" for number in range(20)]
+        calls: list = [["wire.open", {**opening, "spike": spike["key"], "mac": spike["mac"]}]]
+        for key in keys:
+            calls += [["wire.open", {**opening, "spike": key, "mac": key[-17:]}],
+                      ["wire.close", {"spike": key, "epoch": 0}]]
+        with product.without_bananad(self.lab, "hv3"):
+            replies = rogue(self.lab, "hv3", "10.99.0.1", calls)
+            self.assertRegex(replies[1]["error"]["message"], "Spike hv2/dev/t is of host hv2, not of host hv3")
+            opened = [reply["result"]["half"]["epoch"] for reply in replies[2::2]]
+            self.assertEqual(len(set(opened)), len(keys))  # an epoch is never handed out twice
+        product.wait_peers(self.lab)
+        self.assertEqual(self.rows("hv1", "wire"), len(self.wires("hv1")))
+        self.banana("hv2", "connect", "t", "lab")
+
+    def rows(self, host: str, kind: str) -> int:
+        """Of a copy: bananad has the file for itself."""
+        with tempfile.TemporaryDirectory() as directory:
+            for file in (self.lab.host(host).root / "var/lib/banana").glob("state.db*"):
+                shutil.copy(file, directory)
+            with closing(sqlite3.connect(f"{directory}/state.db")) as copy:
+                return copy.execute("select count(*) from record where kind = ?", (kind,)).fetchone()[0]
+
+    def test_granted_to_two(self) -> None:
+        """An older grant does not take the place of who came by a later one."""
+        self.adopt("hv2", "g", "d0", "lab")
+        wire = product.wire(self.lab, "hv1", "hv2/dev/g")
+        assert wire
+        pki = self.lab.host("hv2").root / "etc/banana/pki"
+        asking = {"mac": wire["mac"], "allow_any_mac": False, "preference": "vxlan"}
+        ask = lambda host, seconds: rogue(  # noqa: E731
+            self.lab, host, "10.99.0.1",
+            [["wire.prepare", {**asking, "grant": grant(pki, "hv2", wire, "hv2", host, seconds)}]])[1]
+        with product.without_bananad(self.lab, "hv3", "hv4"):
+            self.assertIn("result", ask("hv3", 90))
+            self.assertRegex(ask("hv4", 60)["error"]["message"], "host hv3 has a later grant than host hv4")
+            self.assertIn("result", ask("hv4", 100))
+        product.wait_peers(self.lab)
+        self.until(lambda: self.wires("hv1") == {"hv2/dev/g": "active"}, "the standby half to go, which nobody has")
+
+    # ---- Words that come late ----------------------------------------------------------------------------------------
+
+    def test_prepare_again_while_the_first_is_late(self) -> None:
+        config = self.lab.host("hv2").root / "etc/banana/bananad.toml"
+        before = config.read_text()
+        self.addCleanup(self.banana, "hv2", "reload")
+        self.addCleanup(config.write_text, before)
+        config.write_text(before.replace("[libvirt]", "[limits]\nhook_timeout_ms = 1500\n\n[libvirt]"))
+        self.banana("hv2", "reload")
+        guest = domain("late", interface(0, "52:54:00:00:00:01", network="banana-lab"))
+        self.addCleanup(self.hook, "hv2", "release", guest)
+        with self.hanging("hv1"):
+            with self.assertRaisesRegex(LabError, "could not be built within 1500 ms"):
+                self.hook("hv2", "prepare", guest)
+            second = self.asked("hv2", guest)
+        self.assertEqual(second()["result"], {})
+        self.settled("late")
+        self.assertEqual(self.states("hv2")["hv2/late/net0"], "built")
+
+    def test_started_again_while_its_end_is_late(self) -> None:
+        """Its end waits for one NIC's Corm's host, while the other NIC is prepared already."""
+        guest = domain("again", interface(0, "52:54:00:00:00:bb", network="banana-other"),
+                       interface(1, "52:54:00:00:00:aa", network="banana-lab"))
+        self.addCleanup(self.hook, "hv2", "release", guest)
+        self.hook("hv2", "prepare", guest)
+        with self.hanging("hv1"):
+            self.hook("hv2", "stopped", guest)
+            self.hook("hv2", "release", guest)
+            second = self.asked("hv2", guest)
+            # The first NIC's wire is there; the second one waits for hv1.
+            self.until(lambda: self.wires("hv2").get("hv2/again/net0") == "active", "the first NIC to be wired")
+        self.assertEqual(second()["result"], {})
+        self.settled("again")
+        built = {name: state for name, state in self.states("hv2").items() if "/again/" in name}
+        self.assertEqual(built, {"hv2/again/net0": "built", "hv2/again/net1": "built"})
+
+    def settled(self, name: str) -> None:
+        """What was under way for this guest has ended: another question takes the same locks, after it."""
+        for spike in product.spikes(self.lab, "hv2"):
+            if spike["domain"] == name:
+                self.lab.exec("hv2", "banana", "disconnect", spike["name"], check=False)
+
+    def test_a_tap_that_comes_late(self) -> None:
+        """A guest's interface whose tap goes just when it is to be wired is wired when the tap is there."""
+        guest = domain("hot", interface(0, "52:54:00:00:00:05", network="banana-lab", target="vnet77"))
+        self.addCleanup(self.hook, "hv2", "release", guest)
+        self.hook("hv2", "reconnect", guest)
+        self.until(lambda: "Spike hv2/hot/net0: " in product.bananad_log(self.lab, "hv2"), "it to fail")
+        self.until(lambda: self.wires("hv1") == {}, "the wire to be given up")
+        self.lab.exec("hv2", "ip", "tuntap", "add", "vnet77", "mode", "tap")
+        self.addCleanup(self.lab.exec, "hv2", "ip", "link", "del", "vnet77")
+        self.lab.exec("hv2", "ip", "link", "set", "vnet77", "address", "fe:54:00:00:00:05", "master", "bn-lab", "up")
+        self.hook("hv2", "reconnect", guest)
+        self.until(lambda: self.states("hv2").get("hv2/hot/net0") == "wired", "it to be wired")
+
+    def test_a_visitor_that_may_not_come(self) -> None:
+        """A macvtap endpoint that was made for a migration goes when that is refused."""
+        hints = [{"interface": "net0", "wire": "", "name": "hv2/dev/mv", "home": "hv2", "corm": "hv1/lab", "uuid": UUID,
+                  "mac": "52:54:00:00:00:02", "line": 1, "target": 0}]
+        guest = domain("visitor", interface(0, "52:54:00:00:00:02", dev="bne0000beef", type="direct"), spikes=hints)
+        before = product.devices(self.lab, "hv3")
+        self.hook("hv3", "migrate", guest)
+        with self.assertRaisesRegex(LabError, "wired nowhere"):
+            self.hook("hv3", "prepare", guest)
+        self.assertEqual(product.devices(self.lab, "hv3"), before)
+
+    # ---- Places ------------------------------------------------------------------------------------------------------
+
+    def test_a_dtls_wires_tap_is_made_anew(self) -> None:
+        self.adopt("hv3", "w", "d2", "lab", "--wire", "dtls")
+        wire = product.wire(self.lab, "hv3", "hv3/dev/w")
+        assert wire
+        self.lab.kill_daemon("hv3", "bananad", signal.SIGKILL)
+        self.lab.exec("hv3", "ip", "link", "del", wire["device"])
+        self.lab.start_bananad("hv3")
+        product.wait_peers(self.lab)
+        self.until(lambda: self.lab.exec("hv3", "banana", "ping", "w", check=False).returncode == 0, "it to carry frames")
+
+    def test_an_underlay_address_changes(self) -> None:
+        self.adopt("hv3", "u", "d2", "lab")
+        self.lab.exec("hv3", "ip", "address", "add", "10.99.0.33/24", "dev", "eth0")
+        config = self.lab.host("hv3").root / "etc/banana/bananad.toml"
+        before = config.read_text()
+        for text in (before.replace('underlay = "10.99.0.3"', 'underlay = "10.99.0.33"'), before):
+            config.write_text(text)
+            product.restart_bananad(self.lab, "hv3")
+            product.wait_peers(self.lab)
+            self.until(lambda: self.lab.exec("hv3", "banana", "ping", "u", check=False).returncode == 0,
+                       "the wire to carry frames")
+        self.assertNotEqual(before, before.replace('underlay = "10.99.0.3"', ""))
+
+    # ---- A migration that ends before QEMU has a part in it ------------------------------------------------------------
+
+    def test_the_destination_dies_before_the_guest_is_there(self) -> None:
+        self.lab.start_vm(Vm("vm1", [Nic("banana-lab", address=f"{ADDRESS}/24")]), "hv2")
+        self.addCleanup(self.lab.exec, "hv2", "virsh", "-q", "destroy", "vm1", check=False)
+        granted = lambda: next(one["granted"] for one in product.spikes(self.lab, "hv2")  # noqa: E731
+                               if one["name"] == GUEST_SPIKE)
+        migration = self.lab.spawn("hv2", *product.migrate_words("vm1", "hv3"))
+        self.addCleanup(migration.kill)
+        wait_until(lambda: self.wires("hv1").get(GUEST_SPIKE) == "standby", PATIENCE, "a standby wire", 0.003)
+        self.lab.kill_daemon("hv3", "bananad", signal.SIGKILL)
+        self.addCleanup(product.wait_peers, self.lab)
+        self.addCleanup(self.lab.start_bananad, "hv3")
+        self.assertNotEqual(migration.wait(PATIENCE), 0)
+        self.until(lambda: granted() == "", "the grant to end")
+        self.lab.exec("hv2", *product.migrate_words("vm1", "hv1"), timeout=120)
+        self.assertTrue(product.reaches(self.lab, ADDRESS))
+        self.lab.virsh("hv1", "destroy", "vm1")
+
+
+if __name__ == "__main__":
+    unittest.main()
