@@ -208,13 +208,9 @@ Async<Json> Spikes::remove(Json params) {
                                     "down, first",
                                     now->name, now->corm));
     const Spike spike = *now;
-    if (spike.kind == SpikeKind::macvtap) CO_TRY(node_.engine.realise(wiring::plan_macvtap_gone(spike)));
+    // A Corm's host that cannot be told, be it gone for good, asks when it is back (Wires::verify).
     if (spike.attachment) CO_TRY(co_await release(key, false));
-    if (const Spike* left = table_.find(key); left != nullptr && left->attachment)
-        co_return Error(Errc::unreachable,
-                        fmt::format("Spike {}: host {} has still to be told that it was disconnected; "
-                                    "try again when that is connected",
-                                    spike.name, spike.attachment->corm_host));
+    if (spike.kind == SpikeKind::macvtap) CO_TRY(node_.engine.realise(wiring::plan_macvtap_gone(spike)));
     CO_TRY(unstage(spike));
     CO_TRY(erase(key));
     co_return Json::object();

@@ -39,6 +39,8 @@ void Channel::set(ChannelState state, const std::string& reason) {
     if (state_ != state)
         log::info("tunnel to {}: {} -> {}{}", name_, channel_state_name(state_), channel_state_name(state),
                   reason.empty() ? "" : ": " + reason);
+    else if (reason.empty())
+        log::info("tunnel to {}: rekeyed", name_);
     else if (reason_ != untried)  // that the first answer is still to come is no news
         log::warning("tunnel to {}: {}", name_, reason);
     state_ = state;
@@ -52,24 +54,34 @@ Live* Channel::dialling() const {
     return nullptr;
 }
 
-void Channel::dial(int64_t now) {
+void Channel::dial(int64_t now, bool rekeying) {
+    make_room(now);
+    rekeying_ = rekeying;
+    const Place place = host_.dialling_place(address_);
+    if (place.own_index == 0) return dial_failed("no place for a session is left in this lane", now);
     next_dial_ = now + dial_pause_ + handshake_deadline_ns;
-    auto live = std::make_unique<Live>(host_.batch(), host_.dialling_place(address_));
+    auto live = std::make_unique<Live>(host_.batch(), place);
     live->channel = this;
     auto session = Session::dial(host_.context(), name_, handshake_datagram_bytes, *live);
-    if (!session) {
-        next_dial_ = now + dial_max_ns;
-        set(ChannelState::connecting, session.error().message());
-        return;
-    }
+    if (!session) return dial_failed(session.error().message(), now);
     live->session = std::move(*session);
     host_.keep(*live);
     lives_.push_back(std::move(live));
     if (reason_ == untried) set(ChannelState::connecting, "no answer from " + address_.text() + " yet");
 }
 
+// Another attempt follows, later each time. A session that is up goes on.
+void Channel::dial_failed(const std::string& why, int64_t now) {
+    dial_pause_ = std::min(dial_pause_ * 2, dial_max_ns);
+    next_dial_ = now + dial_pause_;
+    if (current_ == nullptr)
+        set(ChannelState::connecting, why);
+    else if (rekeying_)
+        set(ChannelState::up, "rekey: " + why);
+}
+
 void Channel::rekey(int64_t now) {
-    if (dialling() == nullptr) dial(now);
+    if (dialling() == nullptr) dial(now, current_ != nullptr);
 }
 
 void Channel::adopt(std::unique_ptr<Live> accepted) {
@@ -106,7 +118,9 @@ void Channel::went_up(Live& live, int64_t now) {
 
 void Channel::opened(Live& live, int64_t now) {
     if (current_ == &live) return;
-    if (current_ == nullptr || live.up_since > current_->up_since) make_current(&live, now);
+    if (current_ != nullptr && live.up_since <= current_->up_since) return;
+    rekeying_ = false;  // the other end was first
+    make_current(&live, now);
 }
 
 void Channel::make_current(Live* live, int64_t now) {
@@ -126,7 +140,6 @@ void Channel::make_current(Live* live, int64_t now) {
     host_.changed(*this);
 }
 
-// Ends what is closed, dead or long superseded.
 void Channel::sweep(int64_t now) {
     for (size_t i = 0; i < lives_.size();) {
         Live& live = *lives_[i];
@@ -149,13 +162,15 @@ void Channel::sweep(int64_t now) {
             make_current(other, now);
             // What was closed as soon as it was up (by a host that does not know us yet, say) would be so again.
             const bool lasted = now - live.up_since > dial_max_ns;
-            dial_pause_ = lasted ? dial_first_ns : std::min(dial_pause_ * 2, dial_max_ns);
-            next_dial_ = lasted ? now : now + dial_pause_;
-            if (other == nullptr) set(ChannelState::connecting, why);
+            if (!lasted) {
+                dial_failed(why, now);
+            } else {
+                dial_pause_ = dial_first_ns;
+                next_dial_ = now;
+                if (other == nullptr) set(ChannelState::connecting, why);
+            }
         } else if (failed_handshake && live.session->dialled()) {
-            dial_pause_ = std::min(dial_pause_ * 2, dial_max_ns);
-            next_dial_ = now + dial_pause_;
-            if (current_ == nullptr) set(ChannelState::connecting, why);
+            dial_failed(why, now);
         }
         host_.forget(live);
         lives_.erase(lives_.begin() + static_cast<long>(i));
@@ -175,15 +190,14 @@ void Channel::tick(int64_t now) {
         dial(now);
         return;
     }
-    if (!in_doubt && now - current_->up_since > dial_max_ns) dial_pause_ = dial_first_ns;
+    // It lasts, and is not one that is left over from a rekey that failed.
+    if (!in_doubt && reason_.empty() && now - current_->up_since > dial_max_ns) dial_pause_ = dial_first_ns;
     const auto& limits = host_.rekey_limits();
     // The end that was dialled waits a little longer, or both would rekey at once.
     const int64_t age = current_->session->dialled() ? limits.age_ns : limits.age_ns + limits.age_ns / 16;
     const uint64_t records = current_->session->records_sealed();
     const int64_t since = now - current_->up_since;
-    if ((since > age || (records > limits.records && since > rekey_pause_ns)) && dialling() == nullptr &&
-        now >= next_dial_)
-        dial(now);
+    if ((since > age || (records > limits.records && since > rekey_pause_ns)) && now >= next_dial_) rekey(now);
 }
 
 int64_t Channel::due(int64_t now) const {
@@ -195,8 +209,12 @@ int64_t Channel::due(int64_t now) const {
     return at;
 }
 
-void Channel::note_refusal(const std::string& why) {
-    if (current_ == nullptr) set(ChannelState::connecting, why);
+// How often this happens is others' choice.
+void Channel::note_refusal(const std::string& why, int64_t now) {
+    constexpr int64_t pause_ns = 1'000'000'000;
+    if (current_ != nullptr || (refusal_noted_ != 0 && now - refusal_noted_ < pause_ns)) return;
+    refusal_noted_ = now;
+    set(ChannelState::connecting, why);
 }
 
 void Channel::note_foreign(uint32_t connector, const std::string& owner, int64_t now) {

@@ -7,12 +7,14 @@
 // which is current, and nothing is lost. When a session dies, another is current or a new one is dialled at once.
 // A peer that was killed says nothing: as soon as the current session's pings stay unanswered (Live::in_doubt), one is
 // dialled beside it, long before it is given up. So either end finds a peer that was started again, even if the other
-// cannot dial. A peer may have sessions_max at a time; the oldest that is not current makes room.
+// cannot dial. A peer may have sessions_max at a time, whoever dialled them; the oldest that is not current makes room.
 //
 //   connecting ---a session is up---> up ---the last one died or was closed---> connecting
 //
 // While connecting, a dial follows another, after 0.2 s at first and 5 s at most; reason() says why the last one
-// failed. A session that lasted for 5 s is dialled anew at once. Threading: the lane's thread.
+// failed. So it is with a rekey that fails, but the old session goes on and the channel stays up, with that reason
+// until another session is current. A session that lasted for 5 s is dialled anew at once. Threading: the lane's
+// thread.
 #pragma once
 
 #include <functional>
@@ -41,7 +43,7 @@ public:
     virtual SendBatch& batch() = 0;
     virtual std::shared_ptr<const Context> context() const = 0;
     virtual const RekeyLimits& rekey_limits() const = 0;
-    virtual Place dialling_place(const Endpoint& to) = 0;  // with an index of its own
+    virtual Place dialling_place(const Endpoint& to) = 0;  // with an index of its own; 0: there is none left
     virtual void keep(Live& live) = 0;                     // datagrams for its index go to it
     virtual void forget(Live& live) = 0;
     virtual void changed(Channel& channel) = 0;  // state, reason or current()
@@ -71,9 +73,10 @@ public:
     void opened(Live& live, int64_t now);  // a record of it has just been opened
     void tick(int64_t now);
     int64_t due(int64_t now) const;
+    void sweep(int64_t now);  // ends what is closed, dead or long superseded
     void rekey(int64_t now);
-    void dial(int64_t now);
-    void note_refusal(const std::string& why);  // of a session that the peer dialled
+    void dial(int64_t now, bool rekeying = false);
+    void note_refusal(const std::string& why, int64_t now);  // of a session that the peer dialled
     // A frame of the peer's for a wire that is `owner`'s ("": a host that is no peer any more). Dropped, and told.
     void note_foreign(uint32_t connector, const std::string& owner, int64_t now);
     uint64_t foreign() const { return foreign_; }
@@ -83,7 +86,7 @@ private:
     void went_up(Live& live, int64_t now);
     void make_current(Live* live, int64_t now);
     void set(ChannelState state, const std::string& reason);
-    void sweep(int64_t now);
+    void dial_failed(const std::string& why, int64_t now);
     void make_room(int64_t now);
     Live* dialling() const;
 
@@ -95,6 +98,8 @@ private:
     ChannelState state_ = ChannelState::connecting;
     std::string reason_;
     int64_t next_dial_ = 0, dial_pause_ = dial_first_ns;
+    bool rekeying_ = false;  // the last dial was to replace a session that was well
+    int64_t refusal_noted_ = 0;
     uint64_t rekeys_ = 0;
     uint64_t foreign_ = 0;
     int64_t foreign_logged_ = 0;

@@ -97,12 +97,12 @@ public:
     // listener's end is up first: what it seals before it has opened anything may overtake its Finished and be refused.
     void on_handshake(std::span<const uint8_t> records, Sink& sink);
     // Up: opens one record where it stands, whose bytes are lost if it is not authentic. Returns the plaintext, a part
-    // of `record`; empty with `refusal` set when nothing was opened, and with Refusal::none after an alert or a
-    // straggler; a close alert changes the state.
+    // of `record`; empty with `refusal` set when nothing was opened, and with Refusal::none after an alert, which was
+    // authentic, too; a close alert changes the state.
     std::span<uint8_t> open(std::span<uint8_t> record, Refusal& refusal, Sink& sink);
     // Up: seals one record where it stands. `record`: head() bytes of room, the plaintext (1 to 16 384 bytes), room
-    // for the tag; overhead() bytes besides the plaintext in all. False: the session is at its end (closed; records
-    // used up).
+    // for the tag; overhead() bytes besides the plaintext in all. False: the session is closed, at the latest now (its
+    // records are used up).
     bool seal(std::span<uint8_t> record);
     size_t head() const;
     size_t overhead() const;            // at most record_overhead
@@ -138,10 +138,12 @@ public:
     // anything else is met with silence. With a good cookie: the new session, which has answered into `sink` already,
     // and may be closed already (why_closed()). A hello may come twice: who has a session of that sender passes it to
     // Session::on_handshake() instead. Cookies live for minutes, so an onlooker can repeat a hello: bound the sessions
-    // that are handshaking.
-    std::unique_ptr<Session> on_hello(std::span<const uint8_t> records, std::span<const uint8_t> sender, Sink& sink);
-    uint64_t challenges() const;  // sent so far
-    uint64_t ignored() const;     // datagrams that were no ClientHello
+    // that are handshaking, and how many begin in a second. Not `may_accept`: a good cookie is met with silence, too.
+    std::unique_ptr<Session> on_hello(std::span<const uint8_t> records, std::span<const uint8_t> sender, Sink& sink,
+                                      bool may_accept = true);
+    uint64_t challenges() const;   // sent so far
+    uint64_t ignored() const;      // datagrams that were no ClientHello
+    uint64_t turned_away() const;  // good cookies that came when none was to be accepted
 
 private:
     struct Impl;

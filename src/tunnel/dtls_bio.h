@@ -16,7 +16,7 @@ namespace banana::tunnel {
 
 struct Link {
     std::span<const uint8_t> in;
-    Sink* sink = nullptr;
+    Sink* sink = nullptr;  // null: what is written is lost, and not counted
     bool twice = false;    // each datagram; OpenSSL drops what comes again
     uint64_t written = 0;  // datagrams
 };

@@ -33,6 +33,8 @@ struct CookieRequest {
     Cookies* cookies;
     std::span<const uint8_t> sender;
     int64_t now;
+    bool may_accept;
+    mutable bool turned_away = false;
 };
 
 struct Association {

@@ -47,8 +47,13 @@ int on_make_cookie(SSL* ssl, unsigned char* cookie, unsigned* size) {
 }
 
 int on_check_cookie(SSL* ssl, const unsigned char* cookie, unsigned size) {
-    const CookieRequest* hello = association_of(ssl).hello;
-    return hello != nullptr && hello->cookies->good({cookie, size}, hello->sender, hello->now) ? 1 : 0;
+    Association& a = association_of(ssl);
+    const CookieRequest* hello = a.hello;
+    if (hello == nullptr || !hello->cookies->good({cookie, size}, hello->sender, hello->now)) return 0;
+    if (hello->may_accept) return 1;
+    hello->turned_away = true;
+    a.link.sink = nullptr;  // OpenSSL challenges anew: in vain
+    return 0;
 }
 
 struct Listener::Impl {
@@ -60,7 +65,7 @@ struct Listener::Impl {
     Cookies cookies;
     AddressPtr nobody{BIO_ADDR_new()};  // where OpenSSL puts an address that our BIO does not have
     std::unique_ptr<Association> scratch;
-    uint64_t challenges = 0, ignored = 0;
+    uint64_t challenges = 0, ignored = 0, turned_away = 0;
 
     bool ready() {
         if (scratch || !nobody) return scratch != nullptr;
@@ -75,13 +80,13 @@ Listener::Listener(std::shared_ptr<const Context> context, size_t datagram_bytes
 Listener::~Listener() = default;
 
 std::unique_ptr<Session> Listener::on_hello(std::span<const uint8_t> records, std::span<const uint8_t> sender,
-                                            Sink& sink) {
+                                            Sink& sink, bool may_accept) {
     Impl& self = *impl_;
     if (!is_client_hello(records) || !self.ready()) {
         ++self.ignored;
         return nullptr;
     }
-    const CookieRequest hello{&self.cookies, sender, monotonic_ns()};
+    const CookieRequest hello{&self.cookies, sender, monotonic_ns(), may_accept};
     Association& a = *self.scratch;
     a.hello = &hello;
     a.link.sink = &sink;
@@ -89,7 +94,7 @@ std::unique_ptr<Session> Listener::on_hello(std::span<const uint8_t> records, st
     const uint64_t written = a.link.written;
     const int listened = DTLSv1_listen(a.ssl.get(), self.nobody.get());
     a.link.in = {};
-    ++(a.link.written != written ? self.challenges : self.ignored);
+    ++(hello.turned_away ? self.turned_away : a.link.written != written ? self.challenges : self.ignored);
     if (listened == 1) {
         --self.ignored;
         a.started = hello.now;
@@ -105,5 +110,6 @@ std::unique_ptr<Session> Listener::on_hello(std::span<const uint8_t> records, st
 
 uint64_t Listener::challenges() const { return impl_->challenges; }
 uint64_t Listener::ignored() const { return impl_->ignored; }
+uint64_t Listener::turned_away() const { return impl_->turned_away; }
 
 }  // namespace banana::tunnel

@@ -1,6 +1,6 @@
 // A session's life:
 //
-//      dial(), or a        handshake done,
+//      dial(), or a        handshake done,          records used up,
 //      hello with cookie   certificate judged       close(), close_notify, alert, fail()
 //   ------> handshaking ----------------------> up --------------------------------------> closed
 //                |                                                                            ^
@@ -83,7 +83,7 @@ void feed_handshake(Association& a, std::span<const uint8_t> record, const Recor
 }
 
 // Feeds an encrypted record that is no data to a session that is up: an alert, or a straggler of its handshake.
-// Returns whether anything came of it.
+// Returns whether anything came of it: then it was authentic.
 bool feed_other(Association& a, std::span<const uint8_t> record) {
     uint8_t nothing[1];
     const uint64_t written = a.link.written;
@@ -189,15 +189,9 @@ std::span<uint8_t> Session::open(std::span<uint8_t> record, Refusal& refusal, Si
     if (a.state != State::up || !header || header->record_bytes != record.size()) return {};
     if (header->epoch == frames_epoch && header->type == ContentType::application) [[likely]]
         return open_frames(record, header->number, refusal);
-    if (header->epoch != sealed_epoch || header->type == ContentType::application ||
-        header->type == ContentType::change_cipher)
-        return {};
+    if (header->epoch != sealed_epoch || header->type != ContentType::alert) return {};
     refusal = Refusal::forged;
     if (record.size() < a.records->overhead()) return {};  // not even room for a tag: not for OpenSSL's eyes, see above
-    if (header->type == ContentType::handshake && a.dialled) {  // as in on_handshake(): nothing to do for us
-        refusal = Refusal::none;
-        return {};
-    }
     a.link.sink = &sink;
     if (feed_other(a, record)) refusal = Refusal::none;
     return {};
@@ -224,9 +218,13 @@ std::span<uint8_t> Session::open_frames(std::span<uint8_t> record, uint64_t numb
 
 bool Session::seal(std::span<uint8_t> record) {
     Association& a = *association_;
-    if (a.state != State::up || a.sealed >= a.sealed_max || record.size() <= a.records->overhead() ||
+    if (a.state != State::up || record.size() <= a.records->overhead() ||
         record.size() > plain_max + a.records->overhead())
         return false;
+    if (a.sealed >= a.sealed_max) {
+        set_state(a, State::closed, "its records are used up");
+        return false;
+    }
     if (a.keys.own.seal(record)) [[likely]] {
         ++a.sealed;
         return true;

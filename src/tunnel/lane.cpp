@@ -159,11 +159,12 @@ void Lane::look(int64_t, int timeout_ms) {
 
 bool Lane::round() {
     const bool work = input_listening_ || input_dialling_ || !readable_.empty();
-    if (std::exchange(input_dialling_, false)) receive(from_dialling_, sockets_.dialling.get());
-    if (std::exchange(input_listening_, false)) receive(from_listening_, sockets_.listening.get());
+    const bool dialling = std::exchange(input_dialling_, false), listening = std::exchange(input_listening_, false);
+    if (dialling) receive(from_dialling_, sockets_.dialling.get(), listening_is_older());
+    if (listening) receive(from_listening_, sockets_.listening.get(), dialling_is_older());
     for (auto* wire : readable_) {
         wire->wakeups++;
-        transmit(*wire);
+        if (wire->reading) transmit(*wire);  // else its session has just ended: frames wait
     }
     readable_.clear();
     return work;
@@ -189,9 +190,9 @@ void Lane::measure(int64_t now) {
 }
 
 uint16_t Lane::free_index() {
-    do last_index_++;
-    while (last_index_ == 0 || by_index_[last_index_] != nullptr);
-    return last_index_;
+    for (size_t tried = 0; tried < by_index_.size(); tried++)
+        if (++last_index_ != 0 && by_index_[last_index_] == nullptr) return last_index_;
+    return 0;
 }
 
 Place Lane::dialling_place(const Endpoint& to) {
@@ -200,9 +201,11 @@ Place Lane::dialling_place(const Endpoint& to) {
 
 void Lane::forget(Live& live) {
     if (by_index_[live.place.own_index] == &live) by_index_[live.place.own_index] = nullptr;
+    counters_.drops[static_cast<size_t>(Drop::no_session)] += live.unsent;
 }
 
 void Lane::changed(Channel& channel) {
+    if (channel.current() != nullptr && channel.sessions().size() > 1) overlap(channel.current()->session->dialled());
     for (const auto& [connector, wire] : wires_)
         if (wire->channel == &channel) follow_channel(*wire);
     on_change_(channel.name());

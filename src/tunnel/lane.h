@@ -60,6 +60,7 @@ struct LaneCounters {
     uint64_t polls = 0;                                               // rounds without sleeping
     uint64_t frames = 0;                                              // both ways
     uint64_t strangers = 0, no_session = 0;                           // datagrams that are nobody's
+    uint64_t turned_away = 0;                                         // hellos over the budget, see below
     std::array<uint64_t, static_cast<size_t>(Drop::count_)> drops{};  // that are no known wire's
     // Over the last whole second.
     double wakeups_per_s = 0, frames_per_s = 0;
@@ -69,6 +70,19 @@ struct LaneCounters {
 // kernel has it (6.2 and later), which is the answer.
 bool set_offloads(int tap);
 
+// How much may begin: so many at once, and so many a second from then on.
+class Budget {
+public:
+    constexpr Budget(int64_t per_second, int64_t at_once)
+        : each_ns_(1'000'000'000 / per_second), ahead_ns_((at_once - 1) * each_ns_) {}
+    bool left(int64_t now) const { return spent_until_ - now <= ahead_ns_; }
+    void take(int64_t now) { spent_until_ = (spent_until_ > now ? spent_until_ : now) + each_ns_; }
+
+private:
+    int64_t each_ns_, ahead_ns_;
+    int64_t spent_until_ = 0;
+};
+
 class Lane final : public ChannelHost {
 public:
     static constexpr int64_t hold_ns = 3'000'000'000;
@@ -76,6 +90,9 @@ public:
     static constexpr int64_t tick_ns = 10'000'000;
     // Accepted and not yet up; of one address, so that no host can take them all. Several may share one behind a NAT.
     static constexpr size_t handshakes_max = 256, handshakes_of_host_max = 16;
+    // Accepted; each is half a millisecond. Peers' addresses have a budget of their own, so that strangers cannot use
+    // it up; all peers of a large cluster may come at once.
+    static constexpr int64_t handshakes_per_s = 50, handshakes_at_once = 64;
 
     Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const LaneConfig& config,
          std::function<void(const std::string& peer)> on_change);
@@ -117,7 +134,7 @@ private:
     void do_jobs();
     void tick(int64_t now);
     void measure(int64_t now);
-    uint16_t free_index();
+    uint16_t free_index();  // 0: all are taken
     void set_reading(LaneWire& wire, bool reading);
     void lose_tap(LaneWire& wire);
     void follow_channel(LaneWire& wire);
@@ -130,9 +147,15 @@ private:
     void flush();
 
     // lane_receive.cpp
-    void receive(Receiver& receiver, int socket);
+    void receive(Receiver& receiver, int socket, bool after);
+    void take(std::span<const Receiver::Datagram> datagrams, int socket);
+    void overlap(bool newer_is_dialled);
+    bool overlapping();
+    bool listening_is_older() { return overlapping() && newer_is_dialled_; }
+    bool dialling_is_older() { return overlapping() && !newer_is_dialled_; }
     void on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now);
-    void on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket);
+    void on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket,
+                  int64_t now);
     void on_handshake(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from,
                       int64_t now);
     void on_data(Live& live, std::span<uint8_t> record, const Endpoint& from, int64_t now);
@@ -158,6 +181,7 @@ private:
     std::map<std::string, std::unique_ptr<Channel>> channels_;
     std::unordered_map<uint32_t, std::unique_ptr<LaneWire>> wires_;
     std::vector<std::unique_ptr<Live>> pending_;  // accepted, peer not known
+    Budget strangers_{handshakes_per_s, handshakes_at_once}, peers_{handshakes_per_s, handshakes_max};
     int64_t refusal_logged_ = 0;
     uint64_t refusals_not_logged_ = 0;  // since then
     std::vector<Live*> by_index_;
@@ -171,6 +195,8 @@ private:
     LaneCounters counters_;
     LaneWire* last_wire_ = nullptr;  // of the frame before: most frames are of one wire
     bool input_listening_ = false, input_dialling_ = false;
+    int64_t overlap_until_ = 0;  // 0: no peer has two sessions
+    bool newer_is_dialled_ = false;
     int64_t last_tick_ = 0, last_measure_ = 0;
     int64_t idle_gap_ns_ = 1'000'000;  // how long a sleep lasts, on average
     LaneCounters measured_;

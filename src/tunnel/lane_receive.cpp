@@ -15,6 +15,8 @@ namespace banana::tunnel {
 
 namespace {
 
+constexpr int batches_before_max = 8;
+
 bool same_host(Endpoint a, const Endpoint& b) {
     a.raw.sin6_port = b.raw.sin6_port;  // where a sockaddr_in has it
     return a == b;
@@ -22,13 +24,39 @@ bool same_host(Endpoint a, const Endpoint& b) {
 
 }  // namespace
 
-void Lane::receive(Receiver& receiver, int socket) {
+// `after`: the socket whose datagrams were sent before, if the two cannot just be taken in turn. What is in it now was
+// sent before what has just been read; what a stranger puts there meanwhile does not keep us.
+void Lane::receive(Receiver& receiver, int socket, bool after) {
     const auto datagrams = receiver.receive();
     if (datagrams.empty()) return;
+    if (after) {
+        Receiver& other = &receiver == &from_dialling_ ? from_listening_ : from_dialling_;
+        const int others = &receiver == &from_dialling_ ? sockets_.listening.get() : sockets_.dialling.get();
+        for (int i = 0; i < batches_before_max; ++i) {
+            const auto before = other.receive();
+            if (before.empty()) break;
+            take(before, others);
+        }
+    }
+    take(datagrams, socket);
+}
+
+void Lane::take(std::span<const Receiver::Datagram> datagrams, int socket) {
     const int64_t now = monotonic_ns();
     for (const auto& datagram : datagrams) on_datagram(datagram, socket, now);
     flush_run();
     // A frame may go on in the next batch; tick() passes on what does not.
+}
+
+// A peer has a new session beside an old one. Where they have different sockets, frames of the old one come first.
+void Lane::overlap(bool newer_is_dialled) {
+    overlap_until_ = monotonic_ns() + Channel::drain_ns;
+    newer_is_dialled_ = newer_is_dialled;
+}
+
+bool Lane::overlapping() {
+    if (overlap_until_ != 0 && monotonic_ns() > overlap_until_) overlap_until_ = 0;
+    return overlap_until_ != 0;
 }
 
 void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now) {
@@ -40,7 +68,7 @@ void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t n
     const auto records = datagram.bytes.subspan(header->bytes());
     if (header->index == 0) {
         if (header->kind == DatagramKind::hello)
-            on_hello(*header, records, *datagram.from, socket);
+            on_hello(*header, records, *datagram.from, socket, now);
         else
             counters_.strangers++;
         return;
@@ -57,7 +85,8 @@ void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t n
 }
 
 // Somebody dials. Nothing is kept before the listener has seen the cookie come back.
-void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket) {
+void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket,
+                    int64_t now) {
     // Half of the places are kept for where peers are.
     const bool known = std::any_of(channels_.begin(), channels_.end(),
                                    [&](const auto& c) { return same_host(c.second->address(), from); });
@@ -80,8 +109,15 @@ void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> recor
         std::vector<std::vector<uint8_t>> records;
         void put(std::span<const uint8_t> record) override { records.emplace_back(record.begin(), record.end()); }
     } held;
-    auto session = listener_.on_hello(records, sender, held);
+    Budget& budget = known ? peers_ : strangers_;
+    auto session = listener_.on_hello(records, sender, held, budget.left(now));
+    counters_.turned_away = listener_.turned_away();
+    if (session) budget.take(now);
     const uint16_t index = session ? free_index() : 0;
+    if (session && index == 0) {  // no place is left: silence
+        counters_.no_session++;
+        return;
+    }
     for (const auto& record : held.records) {
         const DatagramHeader out{session ? DatagramKind::handshake : DatagramKind::hello, header.from_lane,
                                  header.from_index, config_.number, index};
@@ -128,7 +164,7 @@ void Lane::settle_pending(Live& live, int64_t now) {
         for (const auto& [name, channel] : channels_)
             if (channel->address().raw.sin6_family == settled->place.to.raw.sin6_family &&
                 channel->address().host_text() == settled->place.to.host_text())
-                channel->note_refusal(why);
+                channel->note_refusal(why, now);
         forget(*settled);
         return;
     }
@@ -140,6 +176,7 @@ void Lane::settle_pending(Live& live, int64_t now) {
         return;
     }
     channel->second->adopt(std::move(settled));
+    if (channel->second->sessions().size() > 1) overlap(false);
 }
 
 // How often this happens is others' choice: a line a second is enough.
@@ -171,6 +208,13 @@ void Lane::on_data(Live& live, std::span<uint8_t> record, const Endpoint& from, 
         return;
     }
     const auto plain = live.open(record, from, now);
+    if (live.closed()) {  // its peer said goodbye: another sends from now on, or frames wait
+        receiving_ = &live;
+        live.joiner.flush(deliver_);
+        receiving_ = nullptr;
+        live.channel->sweep(now);
+        return;
+    }
     if (plain.empty()) return;
     live.channel->opened(live, now);
     receiving_ = &live;

@@ -52,7 +52,7 @@ void Lane::send_frame(LaneWire& wire, Live& live, std::span<uint8_t> frame, cons
     const size_t capacity = live.capacity();
     if (entry_bytes + frame.size() > capacity) {
         Cutter cutter(wire.connector, offload, frame, live.frame_number++, capacity);
-        for (auto slice = cutter.next(); !slice.empty(); slice = cutter.next()) live.seal(slice);
+        for (auto slice = cutter.next(); !slice.empty() && !live.closed(); slice = cutter.next()) live.seal(slice);
         return;
     }
     Entry header;

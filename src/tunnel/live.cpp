@@ -41,13 +41,15 @@ void Live::put(std::span<const uint8_t> record) {
     batch_.commit(place.socket, place.to, head + record.size());
 }
 
-// One record, sealed where the batch sends it from.
-void Live::send(std::span<const uint8_t> plain, const Endpoint& endpoint) {
+// One record, sealed where the batch sends it from. False: the session is closed.
+bool Live::send(std::span<const uint8_t> plain, const Endpoint& endpoint) {
     const size_t bytes = session->overhead() + plain.size();
     uint8_t* to = batch_.reserve(data_header_bytes + bytes);
     uint8_t* record = to + write_header(to, header(DatagramKind::data));
     std::memcpy(record + session->head(), plain.data(), plain.size());
-    if (session->seal({record, bytes})) batch_.commit(place.socket, endpoint, data_header_bytes + bytes);
+    if (!session->seal({record, bytes})) return false;
+    batch_.commit(place.socket, endpoint, data_header_bytes + bytes);
+    return true;
 }
 
 size_t Live::overhead() const {
@@ -62,18 +64,19 @@ void Live::pack(const Entry& header, std::span<const uint8_t> frame) {
     packed_ += write_entry(pack_.data() + packed_, header, frame.size());
     std::memcpy(pack_.data() + packed_, frame.data(), frame.size());
     packed_ += frame.size();
+    packed_frames_++;
 }
 
 void Live::flush_pack() {
     if (packed_ == 0) return;
-    send({pack_.data(), packed_}, place.to);
-    packed_ = 0;
+    if (!send({pack_.data(), packed_}, place.to)) unsent += packed_frames_;
+    packed_ = packed_frames_ = 0;
     sent_ = true;
 }
 
 void Live::seal(std::span<const uint8_t> plain) {
     flush_pack();
-    send(plain, place.to);
+    if (!send(plain, place.to)) unsent++;
     sent_ = true;
 }
 
@@ -87,14 +90,19 @@ std::span<uint8_t> Live::open(std::span<uint8_t> record, const Endpoint& from, i
     last_opened = now;
     unanswered_since_ = 0;
     if (!(from == place.to) && !plain.empty()) {
-        if (!(from == candidate_) || now - candidate_since_ > candidate_retry_ns) {
-            candidate_ = from;
-            candidate_since_ = now;
-            candidate_token_ = random_u64();
-            control(ping_type, 0, candidate_token_, control_bytes, candidate_);
-        }
+        unasked_ = from;
+        ask_candidate(now);
     }
     return plain;
+}
+
+// One in a second, from however many addresses records come; the last of them waits for its turn.
+void Live::ask_candidate(int64_t now) {
+    if (unasked_ == Endpoint{} || now - candidate_since_ <= candidate_retry_ns) return;
+    candidate_ = std::exchange(unasked_, {});
+    candidate_since_ = now;
+    candidate_token_ = random_u64();
+    control(ping_type, 0, candidate_token_, control_bytes, candidate_);
 }
 
 // A message of `data_bytes`, at least control_bytes, padded with zeros. What is packed goes first: it shares the
@@ -135,6 +143,8 @@ void Live::on_control(std::span<const uint8_t> message, const Endpoint& from, in
             if (from == candidate_) {
                 place.to = from;
                 moved++;
+                unasked_ = {};
+                candidate_since_ = 0;  // who answers may move again at once
             }
             candidate_token_ = 0;
             candidate_ = {};
@@ -156,6 +166,7 @@ void Live::tick(int64_t now) {
     }
     if (!up()) return;
     flush_pack();
+    ask_candidate(now);
     if (std::exchange(sent_, false)) last_busy_ = now;
     const bool busy = last_busy_ != 0 && now - last_busy_ < busy_ns;
     if (superseded == 0)

@@ -56,7 +56,7 @@ public:
     void pack(const Entry& header, std::span<const uint8_t> frame);
     bool packing() const { return packed_ != 0; }
     void flush_pack();
-    void seal(std::span<const uint8_t> plain);  // one record, after what is packed
+    void seal(std::span<const uint8_t> plain);  // one record, of one frame, after what is packed
 
     // Opens a data datagram's record in place: its plaintext, if there is one. `from`: where it came from.
     std::span<uint8_t> open(std::span<uint8_t> record, const Endpoint& from, int64_t now);
@@ -79,25 +79,27 @@ public:
     PathMtu path;
     std::array<uint64_t, static_cast<size_t>(Refusal::count_)> refused{};
     uint64_t bad_control = 0, moved = 0;
+    uint64_t unsent = 0;  // frames that the session did not take any more
 
 private:
+    void ask_candidate(int64_t now);
     void ping(int64_t now, uint32_t packet_bytes, const Endpoint& to);
     void control(uint8_t type, uint16_t packet_bytes, uint64_t token, size_t data_bytes, const Endpoint& to);
     size_t overhead() const;  // bytes of a packet besides the plaintext
     DatagramHeader header(DatagramKind kind) const;
-    void send(std::span<const uint8_t> plain, const Endpoint& to);
+    bool send(std::span<const uint8_t> plain, const Endpoint& to);
 
     SendBatch& batch_;
     std::vector<uint8_t> pack_;
-    size_t packed_ = 0;
+    size_t packed_ = 0, packed_frames_ = 0;
     bool sent_ = false;  // since the last tick
     int64_t last_busy_ = 0;
     int64_t unanswered_since_ = 0;  // the first ping that nothing followed; 0: none
     int64_t last_ping_ = 0;
     uint64_t secret_;  // a ping's token is its time, under this
-    Endpoint candidate_;
+    Endpoint candidate_, unasked_;
     uint64_t candidate_token_ = 0;
-    int64_t candidate_since_ = 0;
+    int64_t candidate_since_ = 0;  // when the last was asked
 };
 
 }  // namespace banana::tunnel

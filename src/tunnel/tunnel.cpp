@@ -260,6 +260,7 @@ Json Tunnel::lane_json(size_t number) {
                          {"strangers", counters.strangers},
                          {"no_session", counters.no_session},
                          {"challenges", lanes_[number]->challenges()},
+                         {"turned_away", counters.turned_away},
                          {"drops", drops}});
 }
 
@@ -276,10 +277,13 @@ Json Tunnel::peer_json(const std::string& name, const Peer& peer) {
             if (it->second->state() != ChannelState::up) {
                 state = channel_state_name(it->second->state());
                 reason = it->second->reason();
+            } else if (state == "up" && reason.empty()) {
+                reason = it->second->reason();  // a rekey that fails
             }
             lanes.push(channel_json(*it->second, i, now));
         });
-    if (state == "up" && foreign != 0) reason = "it sends frames for wires of other hosts, which are dropped";
+    if (state == "up" && reason.empty() && foreign != 0)
+        reason = "it sends frames for wires of other hosts, which are dropped";
     return Json::object({{"name", name}, {"state", state}, {"reason", reason}, {"lanes", lanes}});
 }
 

@@ -123,6 +123,16 @@ class StraysTest(unittest.TestCase):
         self.until(lambda: self.wires("hv1") == {}, "hv1 to give up the wire")
         self.assertEqual(self.wires("hv2"), {"hv2/dev/s": "active"})
 
+    def test_deleted_while_the_corms_host_is_away(self) -> None:
+        self.banana("hv3", "spike", "adopt", "x", "--device", "d0")
+        self.banana("hv3", "connect", "x", "lab")
+        with product.without_bananad(self.lab, "hv1"):
+            self.banana("hv3", "disconnect", "x")
+            self.banana("hv3", "spike", "delete", "x")
+            self.assertNotIn("hv3/dev/x", self.states("hv3"))
+        product.wait_peers(self.lab)
+        self.until(lambda: self.wires("hv1") == {}, "hv1 to give up the wire")
+
     def test_the_spikes_host_lost_its_records(self) -> None:
         self.banana("hv3", "spike", "adopt", "r", "--device", "d2")
         self.banana("hv3", "connect", "r", "lab")

@@ -53,6 +53,11 @@ struct Queue {
         REQUIRE(got >= static_cast<ssize_t>(vnet_bytes));
         return {bytes.begin() + vnet_bytes, bytes.begin() + got};
     }
+    void write(const Bytes& frame) const {
+        Bytes bytes(vnet_bytes);
+        bytes.insert(bytes.end(), frame.begin(), frame.end());
+        REQUIRE(::send(ours.get(), bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()));
+    }
 };
 
 struct Listening {
@@ -117,7 +122,25 @@ public:
         Bytes bytes(handshake_header_bytes + record.size());
         const size_t head = write_header(bytes.data(), header);
         std::copy(record.begin(), record.end(), bytes.begin() + static_cast<long>(head));
-        send({bytes.data(), head + record.size()});
+        bytes.resize(head + record.size());
+        if (kind == DatagramKind::hello) hello_ = bytes;
+        send(bytes);
+    }
+    // Its last hello, which bears a cookie, comes anew.
+    void repeat_hello() const { send(hello_); }
+    // Ends by an alert what the lane has begun for it. False: it has begun nothing new within `ms`.
+    bool abort(int ms) {
+        while (waiting(ms)) {
+            Bytes bytes(65536);
+            const ssize_t got = ::recv(socket_.get(), bytes.data(), bytes.size(), 0);
+            const auto header = read_header({bytes.data(), static_cast<size_t>(std::max<ssize_t>(got, 0))});
+            REQUIRE(header);
+            if (header->kind != DatagramKind::handshake || header->from_index == theirs_) continue;
+            theirs_ = header->from_index;
+            put(Bytes{21, 0xfe, 0xfd, 0, 0, 0, 0, 0, 0, 0, 9, 0, 2, 2, 40});  // handshake_failure, in the clear
+            return true;
+        }
+        return false;
     }
     void send(std::span<const uint8_t> datagram) const {
         const Endpoint to = Endpoint::of(ip("127.0.0.1"), port);
@@ -160,6 +183,7 @@ public:
 private:
     Fd socket_;
     uint16_t index_, theirs_ = 0;
+    Bytes hello_;
 };
 
 Bytes entry_of(const Entry& header, const Bytes& data) {
@@ -339,6 +363,85 @@ TEST_CASE("lane: one host cannot take all handshakes") {
     Peer other_host("hv2", 201, "127.0.0.2");
     CHECK(other_host.finished());
     CHECK(other_host.session->state() == Session::State::up);
+}
+
+TEST_CASE("lane: strangers' handshakes are bounded in number, and peers have theirs") {
+    Listening at;
+    std::vector<std::unique_ptr<Peer>> strangers;
+    for (uint16_t i = 0; i < 8; i++) {
+        strangers.push_back(std::make_unique<Peer>("hv2", static_cast<uint16_t>(400 + i), "127.0.0.3"));
+        REQUIRE(strangers.back()->take(5000));  // the challenge; its cookie goes back at once
+    }
+    const int64_t begin = monotonic_ns(), end = begin + 1'000'000'000;
+    int64_t handshakes = 0;
+    while (monotonic_ns() < end)
+        for (const auto& stranger : strangers) {
+            handshakes += stranger->abort(1);
+            stranger->repeat_hello();
+        }
+    CHECK(handshakes >= Lane::handshakes_at_once);
+    CHECK(handshakes <=
+          Lane::handshakes_at_once + 1 + Lane::handshakes_per_s * (monotonic_ns() - begin) / 1'000'000'000);
+    at.lane->run([&] { CHECK(at.lane->counters().turned_away > 0); });
+    Peer peer;
+    const int64_t dialled = monotonic_ns();
+    CHECK(peer.finished());
+    CHECK(peer.session->state() == Session::State::up);
+    CHECK(monotonic_ns() - dialled < 1'000'000'000);
+}
+
+TEST_CASE("lane: when all places for sessions are taken, it says so") {
+    Listening at;
+    ChannelHost& host = *at.lane;
+    at.lane->run([&] {
+        Live taken(host.batch(), Place{});
+        for (size_t index = 1; index < 1 << 16; index++) {
+            const Place place = host.dialling_place(Endpoint{});
+            taken.place.own_index = place.own_index;
+            if (place.own_index != 0) host.keep(taken);
+        }
+        CHECK(host.dialling_place(Endpoint{}).own_index == 0);
+        taken.place.own_index = 1234;
+        host.forget(taken);
+        CHECK(host.dialling_place(Endpoint{}).own_index == 1234);
+        host.keep(taken);
+        for (size_t index = 1; index < 1 << 16; index++) {
+            taken.place.own_index = static_cast<uint16_t>(index);
+            host.forget(taken);
+        }
+    });
+}
+
+TEST_CASE("lane: no frame is lost when a peer closes a session") {
+    Listening at;
+    Peer one;
+    REQUIRE(one.finished());
+    one.seal(on_wire(own_wire, frame_of(60)));
+    REQUIRE(at.own.read(5000) == frame_of(60));
+    const auto sent = [&](uint64_t frames) {
+        return within([&] {
+            uint64_t out = 0;
+            at.lane->run([&] { out = at.lane->wire(own_wire)->sent.frames; });
+            return out == frames;
+        });
+    };
+    for (uint16_t i = 0; i < 20; i++) {
+        Peer newer("hv2", static_cast<uint16_t>(500 + i));
+        REQUIRE(newer.finished());
+        newer.seal(on_wire(own_wire, frame_of(61)));
+        REQUIRE(at.own.read(5000) == frame_of(61));
+        newer.session->close(newer);
+        at.own.write(frame_of(62));  // by the first, which is up
+        REQUIRE(sent(i + 1u));
+    }
+    one.session->close(one);
+    at.own.write(frame_of(63));  // waits
+    CHECK(within([&] { return !at.up(); }));
+    Peer next("hv2", 600);
+    REQUIRE(next.finished());
+    next.seal(on_wire(own_wire, frame_of(64)));
+    CHECK(sent(21));
+    CHECK(at.dropped(Drop::no_session) == 0);
 }
 
 TEST_CASE("lane: a peer that sends for another host's wire is told of by name") {

@@ -270,6 +270,28 @@ class Certificates(TunnelCase):
         self.assertTrue(h1.said("expired"))
         self.assertIn("the other end refused this host's certificate", h2.reasons())
 
+    def test_expires_meanwhile(self) -> None:
+        """A session that is up goes on when it cannot be rekeyed any more, and both ends say why."""
+        made = World()
+        self.addCleanup(made.close)
+        made.hosts[1].certificate = self.signed(-DAY, 6)
+        for host in made.hosts:
+            host.start()
+            host.configure(rekey_seconds=2)
+        for host, other in (made.hosts, made.hosts[::-1]):
+            host.peer(other.address, 1)
+        made.wires()
+        made.up()
+        flow = self.numbered(*made.hosts)
+        for host in made.hosts:
+            wait_until(lambda: "expired" in host.session()["reason"], 20, f"the reason at {host.name}")
+            self.assertEqual(host.session()["state"], "up")
+            self.assertTrue(host.session()["reason"].startswith("rekey: "), host.session()["reason"])
+        flow.passes()
+        flow.send(2000, rate=1000)
+        self.assertTrue(flow.all_there(), f"{len(flow.got)} of {flow.sent}")
+        self.assertTrue(made.hosts[1].said("the other end refused this host's certificate"))
+
     def signed(self, begin: float, end: float) -> pathlib.Path:
         """One of h2, by the CA, valid between two times from now, seconds."""
         make_certificates()

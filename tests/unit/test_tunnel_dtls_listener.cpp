@@ -100,6 +100,26 @@ TEST_CASE("dtls listener: a cookie is its sender's") {
     CHECK(another.challenges() == 1);
 }
 
+TEST_CASE("dtls listener: when no more are to be accepted, a good cookie is met with silence, as long as that lasts") {
+    Mail mail;
+    Listener listener(Hosts::all()("hv2"), 1200);
+    const Bytes sender = bytes_of("192.0.2.1:4790/0/1");
+    const Bytes hello = hello_with_cookie(listener, sender);
+    for (uint64_t i = 1; i <= 3; ++i) {
+        CHECK(listener.on_hello(hello, sender, mail, false) == nullptr);
+        CHECK(mail.out.empty());
+        CHECK(listener.turned_away() == i);
+    }
+    CHECK(listener.on_hello(first_hello(), sender, mail, false) == nullptr);  // challenges cost next to nothing
+    REQUIRE(mail.out.size() == 1);
+    CHECK(is_challenge(mail.take()[0]));
+    CHECK(listener.challenges() == 2);
+    CHECK(listener.ignored() == 0);
+    CHECK(listener.on_hello(hello, sender, mail, true));
+    CHECK_FALSE(mail.out.empty());
+    CHECK(listener.turned_away() == 3);
+}
+
 TEST_CASE("dtls listener: anything but a whole ClientHello is met with silence") {
     Mail mail;
     Listener listener(Hosts::all()("hv2"), 1200);

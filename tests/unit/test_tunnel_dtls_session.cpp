@@ -161,6 +161,23 @@ TEST_CASE("dtls session: strangers' datagrams change nothing") {
     CHECK(open(*pair.dialler, sealed(*pair.listened, payload), pair.from_dialler).plain == payload);
 }
 
+TEST_CASE("dtls session: a record that claims to be a handshake's opens nothing") {
+    Pair pair;
+    pair.connect();
+    for (Session* session : {pair.dialler.get(), pair.listened.get()})
+        for (const size_t size : {0, 1, 23, 24, 64, 1000}) {
+            CAPTURE(size);
+            Bytes record{22, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 0, uint8_t(size >> 8), uint8_t(size)};
+            record.resize(record.size() + size, 0x41);
+            CHECK(open(*session, record, pair.from_listener) == refused(Refusal::malformed));
+            record[0] = 21;  // an alert: it has its place here, but does not authenticate
+            CHECK(open(*session, record, pair.from_listener) == refused(Refusal::forged));
+        }
+    CHECK(pair.from_listener.out.empty());
+    CHECK(open(*pair.dialler, sealed(*pair.listened, payload), pair.from_dialler).plain == payload);
+    CHECK(open(*pair.listened, sealed(*pair.dialler, payload), pair.from_listener).plain == payload);
+}
+
 TEST_CASE("dtls session: rekeyed by a second one beside the first") {
     Pair first, second;
     first.connect();
@@ -226,17 +243,18 @@ TEST_CASE("dtls session: ChaCha20 when either end prefers it") {
     }
 }
 
-TEST_CASE("dtls session: records run out, one end at a time") {
+TEST_CASE("dtls session: one whose records run out is closed") {
     Pair pair;
     pair.connect();
     pair.dialler->limit_records(3);
     pair.dialler->limit_records(1'000);  // a limit does not grow
     for (int i = 0; i < 3; ++i) sealed(*pair.dialler, payload);
-    CHECK_FALSE(seal(*pair.dialler, payload));
-    CHECK(pair.from_dialler.out.empty());
     CHECK(pair.dialler->state() == Session::State::up);
+    CHECK_FALSE(seal(*pair.dialler, payload));
+    CHECK(pair.dialler->state() == Session::State::closed);
+    CHECK(pair.dialler->why_closed() == "its records are used up");
     CHECK(pair.dialler->records_sealed() == 3);
-    CHECK(open(*pair.dialler, sealed(*pair.listened, payload), pair.from_dialler).plain == payload);
+    CHECK(pair.from_dialler.out.empty());
     const Bytes too_long(16385, 1);
     CHECK_FALSE(seal(*pair.listened, too_long));
     CHECK_FALSE(seal(*pair.listened, {}));
