@@ -17,7 +17,7 @@ using model::SpikeState;
 namespace {
 
 constexpr int64_t grant_life_s = 120;  // from the hook that asked to its use: seconds; the rest is clock skew
-constexpr milliseconds job_deadline{2000}, job_look{1000};
+constexpr milliseconds job_deadline{2000}, job_look{2000};
 constexpr milliseconds first_retry{50}, longest_retry{2000};
 constexpr milliseconds queue_drain{2000};
 constexpr size_t moments_kept = 32, records_kept = 256;
@@ -130,8 +130,12 @@ asio::awaitable<void> Handover::end_grant(std::string key) {
         if (spike == nullptr || spike->granted.empty() || spike->state != SpikeState::wired) break;
         const std::string uuid = spike->uuid, name = spike->name;
         const auto job = co_await node_.libvirt.job(uuid, job_deadline);
-        const auto state = co_await node_.libvirt.domain_state(uuid, job_deadline);
-        idle = job && !job->migration_out && state && state->active() ? idle + 1 : 0;
+        bool stayed = job && !job->migration_out;
+        if (stayed) {
+            const auto state = co_await node_.libvirt.domain_state(uuid, job_deadline);
+            stayed = state && state->active();
+        }
+        idle = stayed ? idle + 1 : 0;
         if (idle < 2) continue;
         log::notice("Spike {}: its guest's migration is over, and the guest is still here", name);
         note(key, "failed", "the migration ended; the guest is still here");
