@@ -47,7 +47,7 @@ void Guests::serve() {
         CO_TRY_SET(const std::string name, p.string("name"));
         if (model::name_home(name) != node_.config.host || name.size() > spike_name_max || name != printable(name))
             co_return Error(Errc::refused, "this host is not the home of " + printable(name, 80));
-        log::info("Spike {}: on host {} now (epoch {})", name, caller(node_, c), p.get("epoch").as_int());
+        log::debug("Spike {}: on host {} now (epoch {})", name, caller(node_, c), p.get("epoch").as_int());
         co_return Json::object();
     });
 }
@@ -254,22 +254,10 @@ Async<void> Guests::prepare(const DomainFacts& facts, bool incoming, Preparation
     co_return Status();
 }
 
-// All of a guest's NICs or none: those that stand are given up. Another preparation may have built them anew meanwhile.
-asio::awaitable<void> Guests::give_up(std::vector<Spikes::Wiring> built) {
-    for (const auto& wiring : built) {
-        const auto guard = co_await spikes_.lock(wiring.key);
-        if (!spikes_.stands(wiring)) continue;
-        const Spike spike = *spikes_.table().find(wiring.key);
-        Status done = co_await spikes_.release(spike.key, spikes_.goes_with_guest(spike));
-        if (done && spike.kind == SpikeKind::macvtap && spikes_.goes_with_guest(spike))
-            done = node_.engine.realise(wiring::plan_macvtap_gone(spike));
-        if (!done) log::error("{}", done.error().message());
-    }
-}
-
 asio::awaitable<void> Guests::run_preparation(DomainFacts facts, bool incoming, std::shared_ptr<Preparation> run) {
     const Status done = co_await prepare(facts, incoming, *run);
-    if (!done || run->abandoned) co_await give_up(run->built);
+    if (!done || run->abandoned)  // all of a guest's NICs or none
+        for (const auto& wiring : run->built) co_await release(wiring, true);
     run->result = done;
     run->timer->cancel();
     if (const auto it = preparing_.find(facts.uuid); it != preparing_.end() && it->second == run) preparing_.erase(it);
@@ -311,17 +299,22 @@ Async<void> Guests::start(const DomainFacts& facts) {
 asio::awaitable<void> Guests::end(std::string uuid, bool over) {
     incoming_.erase(uuid);
     if (const auto it = preparing_.find(uuid); it != preparing_.end()) it->second->abandoned = true;
-    // The guest may be started again meanwhile: what that builds stays.
-    for (const auto& spike : spikes_.of_domain(uuid)) {
-        const auto guard = co_await spikes_.lock(spike.key);
-        if (!spikes_.stands(Spikes::wiring_of(spike))) continue;
-        handover_.ended(spike);
-        const bool visitor = spike.kind == SpikeKind::macvtap && spikes_.goes_with_guest(spike);
-        const bool forget = visitor ? over : spikes_.goes_with_guest(spike);
-        Status done = co_await spikes_.release(spike.key, forget);
-        if (done && visitor && over) done = node_.engine.realise(wiring::plan_macvtap_gone(spike));
-        if (!done) log::error("{}", done.error().message());
-    }
+    std::vector<Spikes::Wiring> wirings;
+    for (const auto& spike : spikes_.of_domain(uuid)) wirings.push_back(Spikes::wiring_of(spike));
+    for (const auto& wiring : wirings) co_await release(wiring, over);
+}
+
+// The guest may be started again, or prepared again, meanwhile: what that builds stays.
+asio::awaitable<void> Guests::release(Spikes::Wiring wiring, bool over) {
+    const auto guard = co_await spikes_.lock(wiring.key);
+    if (!spikes_.stands(wiring)) co_return;
+    const Spike spike = *spikes_.table().find(wiring.key);
+    handover_.ended(spike);
+    const bool visitor = spike.kind == SpikeKind::macvtap && spikes_.goes_with_guest(spike);
+    const bool forget = visitor ? over : spikes_.goes_with_guest(spike);
+    Status done = co_await spikes_.release(spike.key, forget);
+    if (done && visitor && over) done = node_.engine.realise(wiring::plan_macvtap_gone(spike));
+    if (!done) log::error("{}", done.error().message());
 }
 
 asio::awaitable<void> Guests::unplugged(std::string key, std::string device) {

@@ -79,7 +79,7 @@ private:
     Handover& handover_;
     Async<void> prepare_in_time(hooks::DomainFacts facts, bool incoming);
     asio::awaitable<void> run_preparation(hooks::DomainFacts facts, bool incoming, std::shared_ptr<Preparation> run);
-    asio::awaitable<void> give_up(std::vector<Spikes::Wiring> built);
+    asio::awaitable<void> release(Spikes::Wiring wiring, bool over);
     asio::awaitable<void> end_if_over(std::string uuid);
     bool is_incoming(const std::string& uuid) const;
 

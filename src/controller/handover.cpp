@@ -91,7 +91,7 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     if (!spike.granted.empty() && spike.granted != destination) {
         // One migration, one destination. A migration that began after the grant is another one.
         const auto at = granted_at_.find(key);
-        if (at != granted_at_.end() && job->elapsed_ms &&
+        if (at != granted_at_.end() && at->second != 0 && job->elapsed_ms &&
             static_cast<int64_t>(*job->elapsed_ms) * 1'000'000 >= now - at->second)
             co_return refuse_other(spike, destination);
         CO_TRY(co_await check_only_destination(spike, destination));
@@ -110,17 +110,18 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
     spike.granted = destination;
     CO_TRY(spikes_.save(spike));
-    granted_at_[key] = now;
     record(spike, node_.config.host, destination);
     note(key, "granted", "granted to host " + destination);
     log::info("Spike {}: granted to host {} (epoch {})", spike.name, destination, grant.owner_epoch);
-    watch_grant(key);
+    watch_grant(key, now);
     co_return envelope;
 }
 
 // A migration that fails before QEMU has a part in it has no event.
-void Handover::watch_grant(const std::string& key) {
-    if (watched_.insert(key).second) node_.spawn(end_grant(key), "watching a migration");
+void Handover::watch_grant(const std::string& key, int64_t granted) {
+    const bool watched = granted_at_.contains(key);
+    if (!watched || granted != 0) granted_at_[key] = granted;
+    if (!watched) node_.spawn(end_grant(key), "watching a migration");
 }
 
 asio::awaitable<void> Handover::end_grant(std::string key) {
@@ -141,7 +142,6 @@ asio::awaitable<void> Handover::end_grant(std::string key) {
         note(key, "failed", "the migration ended; the guest is still here");
         co_await failed(key);
     }
-    watched_.erase(key);
     granted_at_.erase(key);
 }
 
@@ -217,14 +217,19 @@ void Handover::first_frame(const xconnect::FirstFrame& report) {
     if (!found.empty()) node_.spawn(activate(found, "first frame from the guest"), "activating a wire");
 }
 
-asio::awaitable<void> Handover::leave(std::string key) {
-    bool first = true;
+// The lock is taken for each attempt, so that the guest's end or next start need not wait for an unreachable host.
+asio::awaitable<void> Handover::repeat(std::string key, const char* what, std::function<Async<bool>()> attempt) {
     for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
-        const auto done = co_await try_leave(key, std::exchange(first, false));
+        const auto done = co_await attempt();
         if (done && *done) co_return;
-        if (!done) log::warning("Spike {}: flip: {}; trying again", key, done.error().message());
+        if (!done) log::warning("Spike {}: {}: {}; trying again", key, what, done.error().message());
         co_await node_.sleep(wait);
     }
+}
+
+asio::awaitable<void> Handover::leave(std::string key) {
+    bool first = true;
+    co_await repeat(key, "flip", [&] { return try_leave(key, std::exchange(first, false)); });
 }
 
 // True: nothing is left to be done.
@@ -257,15 +262,9 @@ Async<bool> Handover::try_leave(const std::string& key, bool first) {
     co_return true;
 }
 
-// The lock is taken for each attempt, so that the guest's end or next start need not wait for an unreachable host.
 asio::awaitable<void> Handover::come_back(std::string key, std::string uuid) {
     if (!returning_.insert(key).second) co_return;  // under way
-    for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
-        const auto done = co_await try_come_back(key, uuid);
-        if (done && *done) break;
-        if (!done) log::warning("Spike {}: flip back: {}; trying again", key, done.error().message());
-        co_await node_.sleep(wait);
-    }
+    co_await repeat(key, "flip back", [&] { return try_come_back(key, uuid); });
     returning_.erase(key);
 }
 
@@ -306,12 +305,7 @@ asio::awaitable<void> Handover::failed(std::string key) {
 
 asio::awaitable<void> Handover::activate(std::string key, std::string sign) {
     if (!activating_.insert(key).second) co_return;  // under way
-    for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
-        const auto done = co_await try_activate(key, sign);
-        if (done && *done) break;
-        if (!done) log::warning("Spike {}: activate: {}; trying again", key, done.error().message());
-        co_await node_.sleep(wait);
-    }
+    co_await repeat(key, "activate", [&] { return try_activate(key, sign); });
     activating_.erase(key);
 }
 
@@ -355,7 +349,7 @@ asio::awaitable<void> Handover::restore_queue(std::string key) {
 void Handover::resync() {
     for (const auto& key : spikes_.table().keys()) {
         const Spike* spike = spikes_.table().find(key);
-        if (!spike->granted.empty() && spike->state == SpikeState::wired) watch_grant(key);
+        if (!spike->granted.empty() && spike->state == SpikeState::wired) watch_grant(key, 0);
         if (spike->state == SpikeState::leaving || spike->state == SpikeState::incoming)
             node_.spawn(look_at(key), "looking at a migrating guest");
     }

@@ -47,10 +47,11 @@ private:
     };
     Async<Json> grant(const rpc::Context& context, Json params);
     Async<Json> runs(const rpc::Context& context, Json params);
-    void watch_grant(const std::string& key);
+    void watch_grant(const std::string& key, int64_t granted);
     asio::awaitable<void> end_grant(std::string key);
     Async<void> check_only_destination(const model::Spike& spike, const std::string& destination);
     Error refuse_other(const model::Spike& spike, const std::string& destination) const;
+    asio::awaitable<void> repeat(std::string key, const char* what, std::function<Async<bool>()> attempt);
     asio::awaitable<void> leave(std::string key);
     Async<bool> try_leave(const std::string& key, bool first);
     asio::awaitable<void> come_back(std::string key, std::string uuid);
@@ -69,9 +70,8 @@ private:
     migration::Grants& grants_;
     std::map<std::string, Record> records_;      // by key; the latest of each
     int64_t last_expiry_ = 0;                    // of the grants that were given
-    std::map<std::string, int64_t> granted_at_;  // monotonic, ns; of those whose grant is watched
-    // Keys of those whose grant is watched, or of which a loop is under way.
-    std::set<std::string> watched_, returning_, activating_;
+    std::map<std::string, int64_t> granted_at_;  // of those whose grant is watched; monotonic, ns; 0: before the start
+    std::set<std::string> returning_, activating_;  // keys
 };
 
 }  // namespace banana::controller

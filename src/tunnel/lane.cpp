@@ -159,9 +159,9 @@ void Lane::look(int64_t, int timeout_ms) {
 
 bool Lane::round() {
     const bool work = input_listening_ || input_dialling_ || !readable_.empty();
-    const bool dialling = std::exchange(input_dialling_, false), listening = std::exchange(input_listening_, false);
-    if (dialling) receive(from_dialling_, sockets_.dialling.get(), listening_is_older());
-    if (listening) receive(from_listening_, sockets_.listening.get(), dialling_is_older());
+    const bool listening = std::exchange(input_listening_, false);
+    if (std::exchange(input_dialling_, false)) receive(true);
+    if (listening) receive(false);
     for (auto* wire : readable_) {
         wire->wakeups++;
         if (wire->reading) transmit(*wire);  // else its session has just ended: frames wait

@@ -60,7 +60,6 @@ struct LaneCounters {
     uint64_t polls = 0;                                               // rounds without sleeping
     uint64_t frames = 0;                                              // both ways
     uint64_t strangers = 0, no_session = 0;                           // datagrams that are nobody's
-    uint64_t turned_away = 0;                                         // hellos over the budget, see below
     std::array<uint64_t, static_cast<size_t>(Drop::count_)> drops{};  // that are no known wire's
     // Over the last whole second.
     double wakeups_per_s = 0, frames_per_s = 0;
@@ -115,7 +114,8 @@ public:
     const LaneCounters& counters() const { return counters_; }
     const SendCounters& send_counters() const { return batch_.counters(); }
     uint64_t challenges() const { return listener_.challenges(); }
-    void rekey(const std::string& peer);  // "": all
+    uint64_t turned_away() const { return listener_.turned_away(); }  // hellos over the budget
+    void rekey(const std::string& peer);                              // "": all
 
 private:
     // ChannelHost
@@ -147,12 +147,10 @@ private:
     void flush();
 
     // lane_receive.cpp
-    void receive(Receiver& receiver, int socket, bool after);
-    void take(std::span<const Receiver::Datagram> datagrams, int socket);
+    void receive(bool dialling);
+    void take(std::span<const Receiver::Datagram> datagrams, bool dialling);
     void overlap(bool newer_is_dialled);
     bool overlapping();
-    bool listening_is_older() { return overlapping() && newer_is_dialled_; }
-    bool dialling_is_older() { return overlapping() && !newer_is_dialled_; }
     void on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now);
     void on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket,
                   int64_t now);

@@ -24,24 +24,22 @@ bool same_host(Endpoint a, const Endpoint& b) {
 
 }  // namespace
 
-// `after`: the socket whose datagrams were sent before, if the two cannot just be taken in turn. What is in it now was
-// sent before what has just been read; what a stranger puts there meanwhile does not keep us.
-void Lane::receive(Receiver& receiver, int socket, bool after) {
-    const auto datagrams = receiver.receive();
+// By the socket that dials, or the one that listens. Where both have a peer's sessions, what is in the older one's now
+// was sent before what has just been read; what a stranger puts there meanwhile does not keep us.
+void Lane::receive(bool dialling) {
+    const auto of = [this](bool dials) -> Receiver& { return dials ? from_dialling_ : from_listening_; };
+    const auto datagrams = of(dialling).receive();
     if (datagrams.empty()) return;
-    if (after) {
-        Receiver& other = &receiver == &from_dialling_ ? from_listening_ : from_dialling_;
-        const int others = &receiver == &from_dialling_ ? sockets_.listening.get() : sockets_.dialling.get();
-        for (int i = 0; i < batches_before_max; ++i) {
-            const auto before = other.receive();
-            if (before.empty()) break;
-            take(before, others);
-        }
+    for (int i = 0; i < batches_before_max && overlapping() && newer_is_dialled_ == dialling; ++i) {
+        const auto before = of(!dialling).receive();
+        if (before.empty()) break;
+        take(before, !dialling);
     }
-    take(datagrams, socket);
+    take(datagrams, dialling);
 }
 
-void Lane::take(std::span<const Receiver::Datagram> datagrams, int socket) {
+void Lane::take(std::span<const Receiver::Datagram> datagrams, bool dialling) {
+    const int socket = dialling ? sockets_.dialling.get() : sockets_.listening.get();
     const int64_t now = monotonic_ns();
     for (const auto& datagram : datagrams) on_datagram(datagram, socket, now);
     flush_run();
@@ -111,7 +109,6 @@ void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> recor
     } held;
     Budget& budget = known ? peers_ : strangers_;
     auto session = listener_.on_hello(records, sender, held, budget.left(now));
-    counters_.turned_away = listener_.turned_away();
     if (session) budget.take(now);
     const uint16_t index = session ? free_index() : 0;
     if (session && index == 0) {  // no place is left: silence

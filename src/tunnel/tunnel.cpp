@@ -260,7 +260,7 @@ Json Tunnel::lane_json(size_t number) {
                          {"strangers", counters.strangers},
                          {"no_session", counters.no_session},
                          {"challenges", lanes_[number]->challenges()},
-                         {"turned_away", counters.turned_away},
+                         {"turned_away", lanes_[number]->turned_away()},
                          {"drops", drops}});
 }
 

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from banana_lab import CONTROL_SOCKET, EXT, Lab, LabError, lab_name, underlay_address, wait_until
@@ -28,18 +28,26 @@ def socket_path(lab: Lab, host: str) -> str:
     return str(lab.host(host).root / CONTROL_SOCKET.lstrip("/"))
 
 
+def begin(lab: Lab, host: str, method: str, **params: object) -> Callable[[], dict[str, Any]]:
+    """A call over a host's control socket, under way. What is returned waits for the answer; LabError with the daemon's
+    words if it refuses."""
+    control = socket.socket(socket.AF_UNIX)
+    control.settimeout(20)
+    control.connect(socket_path(lab, host))
+    control.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
+
+    def answer() -> dict[str, Any]:
+        with control, control.makefile("rb") as lines:
+            reply = json.loads(lines.readline())
+        if "error" in reply:
+            raise LabError(f"{host}: {method}: {reply['error']['message']}")
+        result: dict[str, Any] = reply["result"]
+        return result
+    return answer
+
+
 def ask(lab: Lab, host: str, method: str, **params: object) -> dict[str, Any]:
-    """One call over a host's control socket; LabError with the daemon's words if it refuses."""
-    with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(20)
-        control.connect(socket_path(lab, host))
-        control.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode() + b"\n")
-        line = control.makefile("rb").readline()
-    reply = json.loads(line)
-    if "error" in reply:
-        raise LabError(f"{host}: {method}: {reply['error']['message']}")
-    result: dict[str, Any] = reply["result"]
-    return result
+    return begin(lab, host, method, **params)()
 
 
 def banana(lab: Lab, host: str, *words: object) -> str:
@@ -229,6 +237,17 @@ def without_bananad(lab: Lab, *hosts: str) -> Iterator[None]:
     finally:
         for host in hosts:
             lab.start_bananad(host)
+
+
+@contextlib.contextmanager
+def hanging(lab: Lab, host: str) -> Iterator[None]:
+    """bananad stands still on this host meanwhile."""
+    pid, = lab.pids(host, "bananad")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 @contextlib.contextmanager

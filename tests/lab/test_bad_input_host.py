@@ -5,20 +5,16 @@
 """
 
 import json
-import os
 import re
-import signal
 import socket
 import sys
-import threading
-import time
 import unittest
 
 sys.dont_write_bytecode = True
 
 import lab_product as product  # noqa: E402
 from banana_lab import Lab, LabError, wait_until  # noqa: E402
-from test_peers import ROGUE  # noqa: E402
+from test_peers import rogue  # noqa: E402
 
 CORMS = 256  # of a host
 PORTS = 1023 - 1  # of a Linux bridge, less the one that makes headroom
@@ -102,37 +98,27 @@ class BadHostInputTest(unittest.TestCase):
 
     def test_two_corms_at_once_with_one_uplink(self) -> None:
         """Both wait for hv2's word on their name, and neither has the device yet."""
-        said: dict[str, str] = {}
-
-        def create(name: str) -> None:
+        said = []
+        with product.hanging(self.lab, "hv2"):
+            both = [product.begin(self.lab, "hv1", "corm.create", name=name, kind="uplink", device="d0")
+                    for name in ("ca", "cb")]
+            for _ in both:
+                product.ask(self.lab, "hv1", "status")  # an answer to what came after them
+        for name, answer in zip(("ca", "cb"), both, strict=True):
             try:
-                product.ask(self.lab, "hv1", "corm.create", name=name, kind="uplink", device="d0")
+                answer()
                 self.addCleanup(product.banana, self.lab, "hv1", "corm", "delete", name)
             except LabError as error:
-                said[name] = str(error)
-
-        both = [threading.Thread(target=create, args=(name,)) for name in ("ca", "cb")]
-        pid, = self.lab.pids("hv2", "bananad")
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            for one in both:
-                one.start()
-            time.sleep(0.5)
-        finally:
-            os.kill(pid, signal.SIGCONT)
-        for one in both:
-            one.join()
+                said.append(str(error))
         self.assertEqual(len(said), 1, said)
-        self.assertRegex(*said.values(), r"device d0 is Corm hv1/c[ab]'s")
+        self.assertRegex(said[0], r"device d0 is Corm hv1/c[ab]'s")
 
     def test_more_corms_than_a_host_may_have(self) -> None:
         corm = {"host": "hv2", "kind": "etherstub", "mtu": 1500, "formats": ["native"]}
         corms = [{**corm, "id": f"{number:08x}", "name": f"c{number}"} for number in range(CORMS + 1)]
-        asked = {"me": "hv2", "says": "hv2", "address": "10.99.0.1", "calls": [["corm.sync", {"corms": corms}]]}
         self.addCleanup(product.wait_peers, self.lab)
         with product.without_bananad(self.lab, "hv2"):
-            done = self.lab.exec("hv2", "python3", "-c", ROGUE, stdin=json.dumps(asked))
-            hello, reply = map(json.loads, done.stdout.splitlines())
+            hello, reply = rogue(self.lab, "hv2", "10.99.0.1", [["corm.sync", {"corms": corms}]])
             self.assertIn("result", hello)
             self.assertRegex(reply["error"]["message"], r"hv2 announced 257 Corms; at most 256 of a host are known")
             self.assertEqual([one["name"] for one in product.ask(self.lab, "hv1", "corm.list")["corms"]], ["hv1/lab"])

@@ -4,16 +4,12 @@
   hv1: Corm lab on eth1      hv2: Corm other (etherstub)      hv3, hv4        d0, d2: netdevs, to be adopted
 """
 
-import json
-import os
 import shutil
 import signal
-import socket
 import sqlite3
 import tempfile
 import unittest
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import lab_product as product
@@ -66,20 +62,6 @@ class StraysTest(unittest.TestCase):
     def hook(self, host: str, operation: str, told: dict[str, object]) -> dict[str, Any]:
         return product.ask(self.lab, host, "hook.qemu", operation=operation, domain=told)
 
-    def asked(self, host: str, told: dict[str, object]) -> Callable[[], dict[str, Any]]:
-        """`prepare`, under way; the answer when it is called."""
-        control = socket.socket(socket.AF_UNIX)
-        self.addCleanup(control.close)
-        control.settimeout(PATIENCE)
-        control.connect(product.socket_path(self.lab, host))
-        control.sendall(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "hook.qemu",
-                                    "params": {"operation": "prepare", "domain": told}}).encode() + b"\n")
-
-        def answer() -> dict[str, Any]:
-            with control.makefile("rb") as lines:
-                return json.loads(lines.readline())
-        return answer
-
     def until(self, condition: object, what: str) -> None:
         wait_until(condition, PATIENCE, what, 0.1)  # type: ignore[arg-type]
 
@@ -101,15 +83,6 @@ class StraysTest(unittest.TestCase):
             file.unlink()
         self.lab.start_bananad(host)
         product.wait_peers(self.lab)
-
-    @contextmanager
-    def hanging(self, host: str) -> Iterator[None]:
-        pid, = self.lab.pids(host, "bananad")
-        os.kill(pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.kill(pid, signal.SIGCONT)
 
     # ---- Records -----------------------------------------------------------------------------------------------------
 
@@ -202,11 +175,11 @@ class StraysTest(unittest.TestCase):
         self.banana("hv2", "reload")
         guest = domain("late", interface(0, "52:54:00:00:00:01", network="banana-lab"))
         self.addCleanup(self.hook, "hv2", "release", guest)
-        with self.hanging("hv1"):
+        with product.hanging(self.lab, "hv1"):
             with self.assertRaisesRegex(LabError, "could not be built within 1500 ms"):
                 self.hook("hv2", "prepare", guest)
-            second = self.asked("hv2", guest)
-        self.assertEqual(second()["result"], {})
+            second = product.begin(self.lab, "hv2", "hook.qemu", operation="prepare", domain=guest)
+        self.assertEqual(second(), {})
         self.settled("late")
         self.assertEqual(self.states("hv2")["hv2/late/net0"], "built")
 
@@ -216,13 +189,13 @@ class StraysTest(unittest.TestCase):
                        interface(1, "52:54:00:00:00:aa", network="banana-lab"))
         self.addCleanup(self.hook, "hv2", "release", guest)
         self.hook("hv2", "prepare", guest)
-        with self.hanging("hv1"):
+        with product.hanging(self.lab, "hv1"):
             self.hook("hv2", "stopped", guest)
             self.hook("hv2", "release", guest)
-            second = self.asked("hv2", guest)
+            second = product.begin(self.lab, "hv2", "hook.qemu", operation="prepare", domain=guest)
             # The first NIC's wire is there; the second one waits for hv1.
             self.until(lambda: self.wires("hv2").get("hv2/again/net0") == "active", "the first NIC to be wired")
-        self.assertEqual(second()["result"], {})
+        self.assertEqual(second(), {})
         self.settled("again")
         built = {name: state for name, state in self.states("hv2").items() if "/again/" in name}
         self.assertEqual(built, {"hv2/again/net0": "built", "hv2/again/net1": "built"})
@@ -274,13 +247,14 @@ class StraysTest(unittest.TestCase):
         self.lab.exec("hv3", "ip", "address", "add", "10.99.0.33/24", "dev", "eth0")
         config = self.lab.host("hv3").root / "etc/banana/bananad.toml"
         before = config.read_text()
-        for text in (before.replace('underlay = "10.99.0.3"', 'underlay = "10.99.0.33"'), before):
+        other = before.replace('underlay = "10.99.0.3"', 'underlay = "10.99.0.33"')
+        self.assertNotEqual(other, before)
+        for text in (other, before):
             config.write_text(text)
             product.restart_bananad(self.lab, "hv3")
             product.wait_peers(self.lab)
             self.until(lambda: self.lab.exec("hv3", "banana", "ping", "u", check=False).returncode == 0,
                        "the wire to carry frames")
-        self.assertNotEqual(before, before.replace('underlay = "10.99.0.3"', ""))
 
     # ---- A migration that ends before QEMU has a part in it ------------------------------------------------------------
 

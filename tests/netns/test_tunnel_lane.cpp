@@ -382,7 +382,7 @@ TEST_CASE("lane: strangers' handshakes are bounded in number, and peers have the
     CHECK(handshakes >= Lane::handshakes_at_once);
     CHECK(handshakes <=
           Lane::handshakes_at_once + 1 + Lane::handshakes_per_s * (monotonic_ns() - begin) / 1'000'000'000);
-    at.lane->run([&] { CHECK(at.lane->counters().turned_away > 0); });
+    at.lane->run([&] { CHECK(at.lane->turned_away() > 0); });
     Peer peer;
     const int64_t dialled = monotonic_ns();
     CHECK(peer.finished());

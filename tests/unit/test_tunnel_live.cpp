@@ -17,14 +17,12 @@ using namespace banana::tunnel::testing;
 
 namespace {
 
-struct Ends {
+// A socket that is sent to by itself.
+struct Loopback {
     Fd socket{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
     Endpoint here;
-    Pair pair;
-    SendBatch batch{false};
-    std::unique_ptr<Live> live;
 
-    Ends() {
+    Loopback() {
         sockaddr_in bound{};
         bound.sin_family = AF_INET;
         bound.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -32,6 +30,15 @@ struct Ends {
         REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&bound), size) == 0);
         REQUIRE(::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&bound), &size) == 0);
         here = Endpoint::of(*IpAddress::parse("127.0.0.1"), ntohs(bound.sin_port));
+    }
+};
+
+struct Ends : Loopback {
+    Pair pair;
+    SendBatch batch{false};
+    std::unique_ptr<Live> live;
+
+    Ends() {
         pair.connect();
         live = std::make_unique<Live>(batch, Place{socket.get(), here, 1, 3, 0x0203, 0x0102});
         live->session = std::move(pair.dialler);
@@ -67,15 +74,13 @@ constexpr int64_t second = 1'000'000'000;
 
 // A channel of hv1's to hv2. What its sessions send comes to the socket that they send by, is handed to hv2's end of
 // each, and answered at once. Time is the test's, from when it began.
-struct Dialled final : ChannelHost {
+struct Dialled final : Loopback, ChannelHost {
     struct Other final : Sink {  // hv2's end of a session
         std::vector<Bytes> out;
         std::unique_ptr<Session> session;
         void put(std::span<const uint8_t> record) override { out.emplace_back(record.begin(), record.end()); }
     };
 
-    Fd socket{::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-    Endpoint here;
     SendBatch sends{false};
     RekeyLimits limits;
     bool full = false;     // of sessions
@@ -89,13 +94,6 @@ struct Dialled final : ChannelHost {
     int64_t now = monotonic_ns();
 
     Dialled() {
-        sockaddr_in bound{};
-        bound.sin_family = AF_INET;
-        bound.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof(bound);
-        REQUIRE(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&bound), size) == 0);
-        REQUIRE(::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&bound), &size) == 0);
-        here = Endpoint::of(*IpAddress::parse("127.0.0.1"), ntohs(bound.sin_port));
         listen("hv2");
         channel = std::make_unique<Channel>(*this, "hv2", here);
     }
