@@ -90,9 +90,9 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     const int64_t now = monotonic_ns();
     if (!spike.granted.empty() && spike.granted != destination) {
         // One migration, one destination. A migration that began after the grant is another one.
-        const auto at = granted_at_.find(key);
-        if (at != granted_at_.end() && at->second != 0 && job->elapsed_ms &&
-            static_cast<int64_t>(*job->elapsed_ms) * 1'000'000 >= now - at->second)
+        const auto before = grants_given_.find(key);
+        if (before != grants_given_.end() && before->second.at_ns != 0 && job->elapsed_ms &&
+            static_cast<int64_t>(*job->elapsed_ms) * 1'000'000 >= now - before->second.at_ns)
             co_return refuse_other(spike, destination);
         CO_TRY(co_await check_only_destination(spike, destination));
     }
@@ -117,19 +117,26 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     co_return envelope;
 }
 
-// A migration that fails before QEMU has a part in it has no event.
+// A migration that fails before QEMU has a part in it has no event. Once it has one, QEMU tells all that follows, and
+// is not asked: it has enough to do.
 void Handover::watch_grant(const std::string& key, int64_t granted) {
-    const bool watched = granted_at_.contains(key);
-    if (!watched || granted != 0) granted_at_[key] = granted;
-    if (!watched) node_.spawn(end_grant(key), "watching a migration");
+    Given& given = grants_given_[key];
+    if (granted != 0) given.at_ns = granted;
+    given.begun = false;
+    if (!std::exchange(given.watched, true)) node_.spawn(end_grant(key), "watching a migration");
 }
 
 asio::awaitable<void> Handover::end_grant(std::string key) {
+    const auto due = [&]() -> const Spike* {
+        const Spike* spike = spikes_.table().find(key);
+        const bool waits = spike != nullptr && !spike->granted.empty() && spike->state == SpikeState::wired;
+        return waits && !grants_given_[key].begun ? spike : nullptr;
+    };
     for (int idle = 0; idle < 2;) {
         co_await node_.sleep(job_look);
-        const Spike* spike = spikes_.table().find(key);
-        if (spike == nullptr || spike->granted.empty() || spike->state != SpikeState::wired) break;
-        const std::string uuid = spike->uuid, name = spike->name;
+        const Spike* spike = due();
+        if (spike == nullptr) break;
+        const std::string uuid = spike->uuid;
         const auto job = co_await node_.libvirt.job(uuid, job_deadline);
         bool stayed = job && !job->migration_out;
         if (stayed) {
@@ -137,12 +144,15 @@ asio::awaitable<void> Handover::end_grant(std::string key) {
             stayed = state && state->active();
         }
         idle = stayed ? idle + 1 : 0;
-        if (idle < 2) continue;
-        log::notice("Spike {}: its guest's migration is over, and the guest is still here", name);
+    }
+    if (const Spike* spike = due(); spike != nullptr) {
+        log::notice("Spike {}: its guest's migration is over, and the guest is still here", spike->name);
         note(key, "failed", "the migration ended; the guest is still here");
         co_await failed(key);
     }
-    granted_at_.erase(key);
+    grants_given_[key].watched = false;
+    const Spike* spike = spikes_.table().find(key);
+    if (spike == nullptr || spike->granted.empty()) grants_given_.erase(key);
 }
 
 // Asked by the Corm's host when another wants to be active though this one did not flip the wire. Without the Spike's
@@ -191,6 +201,7 @@ void Handover::qmp_event(const Domain& domain, const std::string& name, const Js
     for (const auto& spike : spikes_.of_domain(domain.uuid)) {
         const std::string what = name == "MIGRATION" ? name + " " + qmp::migration_status_name(status) : name;
         const bool outgoing = spike.state == SpikeState::wired && !spike.granted.empty();
+        if (outgoing && name == "MIGRATION") grants_given_[spike.key].begun = true;
         if (outgoing && stops) {
             note(spike.key, "stopping", what);
             node_.spawn(leave(spike.key), "flipping a wire");
@@ -367,6 +378,8 @@ asio::awaitable<void> Handover::look_at(std::string key) {
 
 void Handover::ended(const Spike& spike) {
     if (!spike.granted.empty()) note(spike.key, "gone", "released at the source");
+    if (const auto it = grants_given_.find(spike.key); it != grants_given_.end() && !it->second.watched)
+        grants_given_.erase(it);
 }
 
 // A hint to the home, and no more: it may be lost.

@@ -45,6 +45,11 @@ private:
         std::string phase;
         std::deque<Moment> moments;
     };
+    struct Given {          // a grant
+        int64_t at_ns = 0;  // monotonic; 0: before this daemon's start
+        bool watched = false;
+        bool begun = false;  // QEMU has told of the migration
+    };
     Async<Json> grant(const rpc::Context& context, Json params);
     Async<Json> runs(const rpc::Context& context, Json params);
     void watch_grant(const std::string& key, int64_t granted);
@@ -68,9 +73,9 @@ private:
     Node& node_;
     Spikes& spikes_;
     migration::Grants& grants_;
-    std::map<std::string, Record> records_;      // by key; the latest of each
-    int64_t last_expiry_ = 0;                    // of the grants that were given
-    std::map<std::string, int64_t> granted_at_;  // of those whose grant is watched; monotonic, ns; 0: before the start
+    std::map<std::string, Record> records_;         // by key; the latest of each
+    int64_t last_expiry_ = 0;                       // of the grants that were given
+    std::map<std::string, Given> grants_given_;     // by key
     std::set<std::string> returning_, activating_;  // keys
 };
 
