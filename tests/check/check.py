@@ -1,9 +1,10 @@
 """Builds and runs all tests, and counts them. Run by ./check, which has installed the packages.
 
-Files of the lab's tests run two at a time, since they mostly wait; but those that time what they measure run alone: the
-guests are emulated, and two cores are few. When all is tested, the unit and namespace tests run once, with sanitizers;
-what they are built with is built beside the static checks and the first of the lab's tests, from the CPU time that is
-left there, by another compiler, and file by file (see unity.mk). Nothing is built any more when something is timed.
+Files of the lab's tests run two at a time, since they mostly wait, and the tunnel's three; but those that time what they
+measure run alone: the guests are emulated, and two cores are few. When all is tested, the unit and namespace tests run
+once, with sanitizers; what they are built with is built beside the static checks and the first of the lab's tests, from
+the CPU time that is left there, by another compiler, and file by file (see unity.mk). Nothing is built any more when
+something is timed.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ LAB_FILE_LIMIT = 600  # seconds for one file of the lab's tests
 LAB_AT_ONCE = 2
 LAB_ALONE = ("test_dtls", "test_faults", "test_migration", "test_migration_failed", "test_quickstart")
 TUNNEL_PROGRAMS = ("banana-tunneld", "relay", "flood")  # tests/tunnel
+TUNNEL_ALONE = ("test_tunnel_control", "test_tunnel_flood", "test_tunnel_frames")
 TUNNEL_FILE_LIMIT = 600
 SANITIZED_COMPILER = "clang++-16"  # takes two thirds of g++'s time; and warns of other things
 SANITIZED_PROGRAMS = ("unit_tests", "netns_tests", "banana-tunneld")
@@ -136,10 +138,9 @@ class Check:
                  "-print_final_stats=1", f"-artifact_prefix={log.parent / name}-"]
         return Test(name.replace("_", " "), log, words, counts.fuzzer, FUZZ_SECONDS + 120)
 
-    def tunnel_tests(self) -> None:
-        """A file at a time: they time what they measure, and load both cores."""
+    def tunnel_tests(self, alone: bool) -> list[Test]:
         files = sorted((TOP / "tests/tunnel").glob("test_*.py"))
-        self.side_by_side([self.unittest(path, TUNNEL_FILE_LIMIT) for path in files], 1)
+        return [self.unittest(path, TUNNEL_FILE_LIMIT) for path in files if (path.stem in TUNNEL_ALONE) == alone]
 
     def tunnel_sanitized(self) -> Test:
         program = self.sanitized.directory / "banana-tunneld"
@@ -185,11 +186,13 @@ class Check:
             if building and self.do("build with sanitizers, the rest of it", lambda: must_finish(building, "make")):
                 compiled = [self.compiled(self.sanitized, "netns_tests", 900),
                             self.compiled(self.sanitized, "unit_tests", 600), self.tunnel_sanitized()]
+        if self.wants("netns"):
+            compiled[1:1] = self.tunnel_tests(alone=False)
         if self.wants("unit"):
             compiled += self.fuzzed()
-        self.side_by_side(compiled, 3)  # the namespace tests mostly wait
+        self.side_by_side(compiled, 3)  # those with namespaces mostly wait
         if self.wants("netns"):
-            self.tunnel_tests()
+            self.side_by_side(self.tunnel_tests(alone=True), 1)
         if has_lab:
             self.lab_tests(alone=True)
 

@@ -59,7 +59,7 @@ def start_banana(steps: Steps, lab: Lab, where: str = "") -> None:
             wait_until(lambda: f"banana-{CORM}" in lab.virsh(host.name, "net-list", "--name").split(), 30,  # noqa: B023
                        f"network banana-{CORM} on {host.name}", 0.1)
     with steps.step(f"virsh define, virsh start: {GUEST} on hv1{where}"):
-        lab.start_vm(Vm(GUEST, [Nic(network=f"banana-{CORM}", address=f"{ADDRESS}/24")]), "hv1")
+        lab.start_vm(Vm(GUEST, [Nic(network=f"banana-{CORM}", address=f"{ADDRESS}/24")], timed=True), "hv1")
     with steps.step(f"{GUEST} reached from ext, by hv1's uplink{where}") as words:
         prove_reached(lab, ADDRESS)
         words.append(f"wire {wire_format(lab)}")
@@ -89,7 +89,7 @@ def plain_lab(steps: Steps, name: str) -> Iterator[Lab]:
         with steps.step("plain libvirt for comparison: 2 hosts, a guest"):
             lab = stack.enter_context(Lab(2, name=name, bananad=False))
             lab_measure.stretch_bridge(lab)
-            lab.start_vm(Vm("plain", [Nic(bridge="br0", address=f"{PLAIN_ADDRESS}/24")]), "hv1")
+            lab.start_vm(Vm("plain", [Nic(bridge="br0", address=f"{PLAIN_ADDRESS}/24")], timed=True), "hv1")
             prove_reached(lab, PLAIN_ADDRESS)
         yield lab
 

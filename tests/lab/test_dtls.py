@@ -70,7 +70,7 @@ class DtlsTest(unittest.TestCase):
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
         wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name").split(), 20, "hv2's network", 0.1)
         cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")],
-                            spare_addresses=("10.77.0.12/24",)), "hv2")
+                            spare_addresses=("10.77.0.12/24",), timed=True), "hv2")
         product.wait_tidy(cls.lab)
 
     def bring(self, host: str) -> None:

@@ -152,15 +152,27 @@ class LabTest(unittest.TestCase):
             wait_until(lambda: "eth1" not in lab.guest_sh("vm1", "ip link"), 20, "eth1 to leave the guest", 0.2)
             with self.assertRaisesRegex(LabError, "in guest vm1 .*status 3"):
                 lab.guest_sh("vm1", "(exit 3)")
-            panics = iter(("(sleep 0.2; echo c >/proc/sysrq-trigger) & true",))
+            self.is_started_again(lab)
 
-            def find_once_panicked() -> str:
-                for command in panics:
-                    lab.guest_sh("vm1", command)
-                    wait_until(lambda: lab.virsh("hv1", "domstate", "vm1").strip() != "running", 20, "a panic", 0.1)
-                return lab.find_vm("vm1")
+    def is_started_again(self, lab: Lab) -> None:
+        """A guest whose kernel panics, and one that runs on but does not answer."""
+        def panics() -> None:
+            lab.guest_sh("vm1", "(sleep 0.2; echo c >/proc/sysrq-trigger) & true")
+            wait_until(lambda: lab.virsh("hv1", "domstate", "vm1").strip() != "running", 20, "a panic", 0.1)
 
-            self.assertEqual(lab_measure.despite_panics(lab, "vm1", find_once_panicked), "hv1")
+        def hangs() -> None:
+            with self.assertRaisesRegex(LabError, "did not finish"):
+                lab.guest_sh("vm1", "sleep 500", timeout=0.5)
+
+        faults = iter((panics, hangs))
+
+        def find_after_faults() -> str:
+            for fault in faults:
+                fault()
+                lab_guest.must_answer(lab, "vm1")
+            return lab.find_vm("vm1")
+
+        self.assertEqual(lab_measure.despite_panics(lab, "vm1", find_after_faults), "hv1")
 
 
 if __name__ == "__main__":

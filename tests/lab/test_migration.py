@@ -27,7 +27,7 @@ class MigrationTest(unittest.TestCase):
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
         product.wait_whole(cls.lab)
         product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
-        cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")]), "hv1")
+        cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")], timed=True), "hv1")
         product.wait_tidy(cls.lab)
 
     def bring(self, host: str) -> None:
