@@ -166,8 +166,8 @@ def despite_panics(lab: Lab, name: str, migration: Callable[[], T]) -> T:
             return migration()
         except lab_guest.GuestPanic as panic:
             at = re.findall(r"RIP: 0010:(\S+)", str(panic))
-            say(f"the kernel of guest {name} gave up{f' (at {at[-1]})' if at else ''}, as emulated ones do now and then, "
-                f"on plain libvirt as well: it is started again on {source}, and migrated again")
+            say(f"the kernel of guest {name} gave up{f' (at {at[-1]})' if at else ''}, as emulated ones do now and "
+                f"then, on plain libvirt as well: it is started again on {source}, and migrated again")
             with contextlib.suppress(LabError):  # one that hangs still runs
                 lab.virsh(lab.find_vm(name), "destroy", name)
             lab_guest.forget_consoles(lab, name)
