@@ -324,8 +324,8 @@ void read_tunnel(Findings& findings, Section& top, Config& config) {
     });
     section.integer("rekey_seconds", 1, max_rekey_seconds,
                     [&](int64_t v) { tunnel.rekey_seconds = static_cast<uint32_t>(v); });
-    // A record's number has 48 bits, and AES-GCM keys are good for less.
-    section.integer("rekey_records", 1000, int64_t{1} << 36,
+    // Half of what a session seals at most: so many are left for when the rekey fails at first.
+    section.integer("rekey_records", 1000, int64_t{1} << 35,
                     [&](int64_t v) { tunnel.rekey_records = static_cast<uint64_t>(v); });
     section.finish();
 }

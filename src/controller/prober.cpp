@@ -52,21 +52,26 @@ asio::awaitable<void> AsyncProber::read_loop() {
     }
 }
 
+// All tries bear one nonce and the time at which they were sent: the answer to an early one counts while later ones are
+// under way, as on a path that is longer than the wait between them.
 asio::awaitable<Result<int64_t>> AsyncProber::round_trip(uint32_t ifindex, size_t frame_size, milliseconds patience) {
     const int64_t deadline = monotonic_ns() + std::chrono::nanoseconds(patience).count();
-    milliseconds wait = first_wait;
+    const uint64_t nonce = uint64_t{random_u32()} << 32 | random_u32();
+    Waiter waiter{ifindex, std::make_shared<asio::steady_timer>(io_), std::nullopt};
+    waiters_[nonce] = &waiter;
+    std::chrono::nanoseconds wait = first_wait;
     Status sent;
-    while (monotonic_ns() < deadline) {
-        Waiter waiter{ifindex, std::make_shared<asio::steady_timer>(io_, wait), std::nullopt};
-        const uint64_t nonce = uint64_t{random_u32()} << 32 | random_u32();
-        waiters_[nonce] = &waiter;
+    for (int64_t left = 1; !waiter.reply && left > 0;
+         wait = std::min<std::chrono::nanoseconds>(wait * 2, longest_wait)) {
         sent = prober_->send(ifindex, nonce, frame_size);
+        left = deadline - monotonic_ns();
+        waiter.timer->expires_after(std::min(wait, std::chrono::nanoseconds(left)));
         asio::error_code ignored;
         co_await waiter.timer->async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-        waiters_.erase(nonce);
-        if (waiter.reply) co_return waiter.reply->rtt_ns;
-        wait = std::min(wait * 2, longest_wait);
+        left = deadline - monotonic_ns();
     }
+    waiters_.erase(nonce);
+    if (waiter.reply) co_return waiter.reply->rtt_ns;
     if (!sent) co_return sent.error();
     co_return Error(Errc::timeout,
                     fmt::format("no answer to frames of {} B within {} ms", frame_size, patience.count()));

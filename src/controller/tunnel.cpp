@@ -103,23 +103,35 @@ model::TunnelEnd Tunnel::end() const {
 
 // ---- Telling ----
 
+// As many in a message as it has room for.
 void Tunnel::tell_peers() {
     Json list = Json::array();
-    peers_.each([&](const TunnelPeer& peer) { list.push(peer.json()); });
-    channel_->request("peers", Json::object({{"peers", list}}), [](const auto& answer) {
-        if (!answer) log::error("tunnel: {}", answer.error().message());
+    const auto send = [&](bool more) {
+        channel_->request("peers", Json::object({{"peers", std::exchange(list, Json::array())}, {"more", more}}),
+                          [](const auto& answer) {
+                              if (!answer) log::error("tunnel: {}", answer.error().message());
+                          });
+    };
+    peers_.each([&](const TunnelPeer& peer) {
+        if (list.size() == tunnel::control_list_max) send(true);
+        list.push(peer.json());
     });
+    send(false);
+}
+
+size_t Tunnel::queues_with(const std::string& peer) const {
+    const TunnelPeer* known = peers_.find(peer);
+    return known == nullptr ? 0 : std::min(known->lanes, config_.tunnel.lanes);
 }
 
 void Tunnel::tell(Slot& slot) {
-    const TunnelPeer* peer = peers_.find(slot.wire.peer);
-    if (peer == nullptr) {
+    const size_t queues = queues_with(slot.wire.peer);
+    if (queues == 0) {
         slot.problem = fmt::format("host {} has not said how its tunnel is reached", slot.wire.peer);
         return;
     }
     slot.told = ++tellings_;
     slot.carried = false;
-    const size_t queues = std::min(peer->lanes, config_.tunnel.lanes);
     const Json params = Json::object({{"connector", hex32(slot.wire.connector)},
                                       {"device", slot.wire.device},
                                       {"peer", slot.wire.peer},

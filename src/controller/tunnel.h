@@ -94,6 +94,7 @@ private:
     void told(uint32_t connector, uint64_t telling, const Result<Json>& answer);
     void tell_untold();
     void tell_peers();
+    size_t queues_with(const std::string& peer) const;  // of a wire's tap, one a lane; 0: the peer has not said
     void retry_later();
     void event(const Json& message);
     void peer_is(const std::string& name, const std::string& state, const std::string& reason);

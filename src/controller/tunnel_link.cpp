@@ -244,7 +244,7 @@ asio::awaitable<Result<void>> Tunnel::configure(Json hello) {
 asio::awaitable<Result<void>> Tunnel::compare_wires() {
     for (auto& [connector, slot] : slots_) slot.told = 0;
     std::map<uint32_t, wiring::TunnelWire> carried;
-    std::set<uint32_t> lost;
+    std::set<uint32_t> stale;
     std::string after;
     for (bool more = true; more;) {
         Json params = Json::object({{"after", after}});
@@ -255,9 +255,12 @@ asio::awaitable<Result<void>> Tunnel::compare_wires() {
             after = one.get("connector").as_string();
             const auto connector = parse_hex32(after);
             if (!connector) co_return Error(Errc::invalid, "wire.list: a connector is not eight hexadecimal digits");
-            if (one.get("lost").as_bool()) lost.insert(*connector);  // its tap was deleted, and may be another by now
-            carried[*connector] = {*connector, one.get("device").as_string(), one.get("peer").as_string(),
+            const std::string peer = one.get("peer").as_string();
+            carried[*connector] = {*connector, one.get("device").as_string(), peer,
                                    static_cast<uint32_t>(one.get("mtu").as_int())};
+            // Its tap was deleted, and may be another by now; or the peer has another number of lanes.
+            const auto queues = static_cast<size_t>(one.get("queues").as_int());
+            if (one.get("lost").as_bool() || (queues != 0 && queues != queues_with(peer))) stale.insert(*connector);
         }
         more = page.get("more").as_bool() && list.size() > 0;
     }
@@ -269,7 +272,7 @@ asio::awaitable<Result<void>> Tunnel::compare_wires() {
             channel_->request("wire.remove", params, [](const auto&) {});
             log::notice("tunnel: takes off wire {} to host {}, which no record wants", hex32(connector),
                         printable(wire.peer, 40));
-        } else if (it->second.wire == wire && !lost.contains(connector)) {
+        } else if (it->second.wire == wire && !stale.contains(connector)) {
             it->second.told = ++tellings_;
             it->second.carried = true;
             it->second.problem.clear();

@@ -1,8 +1,6 @@
 #include "peer/control_server.h"
 
-#include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -13,7 +11,7 @@
 #include <cerrno>
 #include <set>
 
-#include "base/fd.h"
+#include "base/lock_file.h"
 #include "peer/codec.h"
 #include "peer/spawn.h"
 #include "peer/streams.h"
@@ -34,16 +32,6 @@ bool is_served(const sockaddr_un& address) {
     if (!probe) return false;
     if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0) return true;
     return errno == EAGAIN;  // it listens, and its backlog is full
-}
-
-// Held as long as the daemon serves; the kernel drops it with the process, so it cannot go stale.
-Result<Fd> lock_path(const std::string& path) {
-    const std::string name = path + ".lock";
-    Fd fd(::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-    if (!fd) return errno_error(errno, fmt::format("open {}", name));
-    if (::flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
-    if (errno != EWOULDBLOCK) return errno_error(errno, fmt::format("lock {}", name));
-    return Error(Errc::exists, fmt::format("listen on {}: another daemon serves it", path));
 }
 
 Result<Fd> listen_at(const std::string& path) {
@@ -94,7 +82,7 @@ ControlServer::ControlServer(asio::io_context& io, ControlOptions options, Dispa
 ControlServer::~ControlServer() { stop(); }
 
 Status ControlServer::start() {
-    TRY_SET(impl_->lock, lock_path(impl_->options.path));
+    TRY_SET(impl_->lock, lock_beside(impl_->options.path));
     auto fd = listen_at(impl_->options.path);
     if (!fd) {
         impl_->lock.reset();

@@ -48,6 +48,12 @@ void Channel::set(ChannelState state, const std::string& reason) {
     host_.changed(*this);
 }
 
+bool Channel::is_at(const Endpoint& from) const {
+    return from.same_host(address_) || from.same_host(last_place_) ||
+           std::any_of(lives_.begin(), lives_.end(),
+                       [&](const auto& live) { return live->up_since != 0 && from.same_host(live->place.to); });
+}
+
 Live* Channel::dialling() const {
     for (const auto& live : lives_)
         if (live->session->state() == Session::State::handshaking) return live.get();
@@ -153,6 +159,7 @@ void Channel::sweep(int64_t now) {
         const bool failed_handshake = live.up_since == 0;
         const std::string why = live.session->why_closed();
         for (size_t r = 0; r < refused_.size(); r++) refused_[r] += live.refused[r];
+        bad_control_ += live.bad_control;
         if (current_ == &live) {
             // The one that was heard last: the peer may have been started again since the others.
             Live* other = nullptr;
@@ -172,6 +179,7 @@ void Channel::sweep(int64_t now) {
         } else if (failed_handshake && live.session->dialled()) {
             dial_failed(why, now);
         }
+        if (!failed_handshake) last_place_ = live.place.to;
         host_.forget(live);
         lives_.erase(lives_.begin() + static_cast<long>(i));
     }
@@ -197,7 +205,9 @@ void Channel::tick(int64_t now) {
     const int64_t age = current_->session->dialled() ? limits.age_ns : limits.age_ns + limits.age_ns / 16;
     const uint64_t records = current_->session->records_sealed();
     const int64_t since = now - current_->up_since;
-    if ((since > age || (records > limits.records && since > rekey_pause_ns)) && now >= next_dial_) rekey(now);
+    const bool has_failed = rekeying_ && !reason_.empty();
+    if ((since > age || (records > limits.records && since > rekey_pause_ns) || has_failed) && now >= next_dial_)
+        rekey(now);
 }
 
 int64_t Channel::due(int64_t now) const {
@@ -225,6 +235,12 @@ void Channel::note_foreign(uint32_t connector, const std::string& owner, int64_t
     log::warning("tunnel to {}: dropped its frame for wire {}, which is host '{}'s; {} such frames so far", name_,
                  hex32(connector), owner, foreign_);
     host_.changed(*this);
+}
+
+uint64_t Channel::bad_control() const {
+    uint64_t sum = bad_control_;
+    for (const auto& live : lives_) sum += live->bad_control;
+    return sum;
 }
 
 uint64_t Channel::moved() const {

@@ -61,6 +61,7 @@ public:
 
     const std::string& name() const { return name_; }
     const Endpoint& address() const { return address_; }
+    bool is_at(const Endpoint& from) const;  // on its host: configured, or where its sessions are or last were
     Live* current() const { return current_; }
     ChannelState state() const { return state_; }
     const std::string& reason() const { return reason_; }
@@ -80,6 +81,7 @@ public:
     // A frame of the peer's for a wire that is `owner`'s ("": a host that is no peer any more). Dropped, and told.
     void note_foreign(uint32_t connector, const std::string& owner, int64_t now);
     uint64_t foreign() const { return foreign_; }
+    uint64_t bad_control() const;  // messages of the session that make no sense
     uint64_t moved() const;
 
 private:
@@ -92,7 +94,7 @@ private:
 
     ChannelHost& host_;
     std::string name_;
-    Endpoint address_;
+    Endpoint address_, last_place_;
     std::vector<std::unique_ptr<Live>> lives_;
     Live* current_ = nullptr;
     ChannelState state_ = ChannelState::connecting;
@@ -101,7 +103,7 @@ private:
     bool rekeying_ = false;  // the last dial was to replace a session that was well
     int64_t refusal_noted_ = 0;
     uint64_t rekeys_ = 0;
-    uint64_t foreign_ = 0;
+    uint64_t foreign_ = 0, bad_control_ = 0;
     int64_t foreign_logged_ = 0;
     std::array<uint64_t, static_cast<size_t>(Refusal::count_)> refused_{};
 };

@@ -41,6 +41,6 @@ inline constexpr int control_version = 1;
 inline constexpr size_t control_max = 64 * 1024;
 inline constexpr size_t control_fds_max = 64;
 inline constexpr size_t control_sessions_max = 64;  // in one answer of status, which holds at least one peer
-inline constexpr size_t control_list_max = 256;     // wires in one answer of wire.list
+inline constexpr size_t control_list_max = 256;     // wires in one answer of wire.list, peers in one message
 
 }  // namespace banana::tunnel

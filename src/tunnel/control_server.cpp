@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "base/bytes.h"
+#include "base/lock_file.h"
 #include "base/log.h"
 #include "tunnel/control.h"
 #include "tunnel/tunnel.h"
@@ -84,10 +85,8 @@ Result<Json> call(Tunnel& tunnel, const std::string& method, const Json& params,
 Result<std::unique_ptr<ControlServer>> ControlServer::open(const std::string& path) {
     TRY_SET(const sockaddr_un address, address_of(path));
     std::unique_ptr<ControlServer> server(new ControlServer);
+    TRY_SET(server->lock_, lock_beside(path));
     server->path_ = path;
-    const Fd probe(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    if (::connect(probe.get(), generic(address), sizeof(address)) == 0)
-        return Error(Errc::busy, fmt::format("control socket {}: another banana-tunneld listens there", path));
     ::unlink(path.c_str());
     server->listening_.reset(::socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     const mode_t before = ::umask(0177);
@@ -100,7 +99,9 @@ Result<std::unique_ptr<ControlServer>> ControlServer::open(const std::string& pa
     return server;
 }
 
-ControlServer::~ControlServer() { ::unlink(path_.c_str()); }
+ControlServer::~ControlServer() {
+    if (lock_) ::unlink(path_.c_str());
+}
 
 void ControlServer::serve(Tunnel& tunnel, int signals) {
     for (;;) {

@@ -21,7 +21,8 @@ class Tunnel;
 
 class ControlServer {
 public:
-    // Makes the socket, mode 0600, in the place of one that nobody listens on. busy: somebody does.
+    // Makes the socket, mode 0600, in the place of one that a process left. exists: another process serves it; nothing
+    // of that one is touched.
     static Result<std::unique_ptr<ControlServer>> open(const std::string& path);
     ~ControlServer();
 
@@ -38,7 +39,7 @@ private:
     void send_events(Tunnel& tunnel);
 
     std::string path_;
-    Fd listening_, controller_, events_;
+    Fd lock_, listening_, controller_, events_;
     std::mutex mutex_;
     std::set<std::string> changed_;  // peers; under mutex_
 };

@@ -92,6 +92,7 @@ public:
     // Accepted; each is half a millisecond. Peers' addresses have a budget of their own, so that strangers cannot use
     // it up; all peers of a large cluster may come at once.
     static constexpr int64_t handshakes_per_s = 50, handshakes_at_once = 64;
+    static constexpr int64_t silent_max_ns = 2'000'000'000;  // with a place that another wants
 
     Lane(std::shared_ptr<const Context> context, LaneSockets sockets, const LaneConfig& config,
          std::function<void(const std::string& peer)> on_change);
@@ -114,8 +115,9 @@ public:
     const LaneCounters& counters() const { return counters_; }
     const SendCounters& send_counters() const { return batch_.counters(); }
     uint64_t challenges() const { return listener_.challenges(); }
-    uint64_t turned_away() const { return listener_.turned_away(); }  // hellos over the budget
-    void rekey(const std::string& peer);                              // "": all
+    // Hellos over the budget, or for which there was no place.
+    uint64_t turned_away() const { return listener_.turned_away() + turned_away_; }
+    void rekey(const std::string& peer);  // "": all
 
 private:
     // ChannelHost
@@ -150,7 +152,8 @@ private:
     void receive(bool dialling);
     void take(std::span<const Receiver::Datagram> datagrams, bool dialling);
     void overlap(bool newer_is_dialled);
-    bool overlapping();
+    bool overlapping(bool newer_is_dialled);
+    bool has_place(bool known, int64_t now);
     void on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now);
     void on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket,
                   int64_t now);
@@ -182,6 +185,7 @@ private:
     Budget strangers_{handshakes_per_s, handshakes_at_once}, peers_{handshakes_per_s, handshakes_max};
     int64_t refusal_logged_ = 0;
     uint64_t refusals_not_logged_ = 0;  // since then
+    uint64_t turned_away_ = 0;
     std::vector<Live*> by_index_;
     uint16_t last_index_ = 0;
     std::vector<uint8_t> frame_buffer_;
@@ -193,8 +197,8 @@ private:
     LaneCounters counters_;
     LaneWire* last_wire_ = nullptr;  // of the frame before: most frames are of one wire
     bool input_listening_ = false, input_dialling_ = false;
-    int64_t overlap_until_ = 0;  // 0: no peer has two sessions
-    bool newer_is_dialled_ = false;
+    // By whether the newer one is dialled; 0: no peer has two such sessions.
+    std::array<int64_t, 2> overlap_until_{};
     int64_t last_tick_ = 0, last_measure_ = 0;
     int64_t idle_gap_ns_ = 1'000'000;  // how long a sleep lasts, on average
     LaneCounters measured_;

@@ -10,17 +10,13 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "tunnel/lane.h"
+#include "tunnel/udp_split.h"
 
 namespace banana::tunnel {
 
 namespace {
 
 constexpr int batches_before_max = 8;
-
-bool same_host(Endpoint a, const Endpoint& b) {
-    a.raw.sin6_port = b.raw.sin6_port;  // where a sockaddr_in has it
-    return a == b;
-}
 
 }  // namespace
 
@@ -30,7 +26,7 @@ void Lane::receive(bool dialling) {
     const auto of = [this](bool dials) -> Receiver& { return dials ? from_dialling_ : from_listening_; };
     const auto datagrams = of(dialling).receive();
     if (datagrams.empty()) return;
-    for (int i = 0; i < batches_before_max && overlapping() && newer_is_dialled_ == dialling; ++i) {
+    for (int i = 0; i < batches_before_max && overlapping(dialling); ++i) {
         const auto before = of(!dialling).receive();
         if (before.empty()) break;
         take(before, !dialling);
@@ -47,14 +43,12 @@ void Lane::take(std::span<const Receiver::Datagram> datagrams, bool dialling) {
 }
 
 // A peer has a new session beside an old one. Where they have different sockets, frames of the old one come first.
-void Lane::overlap(bool newer_is_dialled) {
-    overlap_until_ = monotonic_ns() + Channel::drain_ns;
-    newer_is_dialled_ = newer_is_dialled;
-}
+void Lane::overlap(bool newer_is_dialled) { overlap_until_[newer_is_dialled] = monotonic_ns() + Channel::drain_ns; }
 
-bool Lane::overlapping() {
-    if (overlap_until_ != 0 && monotonic_ns() > overlap_until_) overlap_until_ = 0;
-    return overlap_until_ != 0;
+bool Lane::overlapping(bool newer_is_dialled) {
+    int64_t& until = overlap_until_[newer_is_dialled];
+    if (until != 0 && monotonic_ns() > until) until = 0;
+    return until != 0;
 }
 
 void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now) {
@@ -85,10 +79,10 @@ void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t n
 // Somebody dials. Nothing is kept before the listener has seen the cookie come back.
 void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from, int socket,
                     int64_t now) {
+    if (header.from_index == 0) return;
     // Half of the places are kept for where peers are.
-    const bool known = std::any_of(channels_.begin(), channels_.end(),
-                                   [&](const auto& c) { return same_host(c.second->address(), from); });
-    if (pending_.size() >= (known ? handshakes_max : handshakes_max / 2) || header.from_index == 0) return;
+    const bool known =
+        std::any_of(channels_.begin(), channels_.end(), [&](const auto& c) { return c.second->is_at(from); });
     std::array<uint8_t, sizeof(from.raw) + 3> sender{};
     std::memcpy(sender.data(), &from.raw, from.size());
     sender[sizeof(from.raw)] = header.from_lane;
@@ -100,9 +94,12 @@ void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> recor
         if (live->place.to == from && live->place.peer_index == header.from_index &&
             live->place.peer_lane == header.from_lane)
             return;
-        if (same_host(live->place.to, from)) of_this_host++;
+        if (live->place.to.same_host(from)) of_this_host++;
     }
-    if (of_this_host >= handshakes_of_host_max) return;
+    if (of_this_host >= handshakes_of_host_max || !has_place(known, now)) {
+        turned_away_++;
+        return;
+    }
     struct Held final : Sink {
         std::vector<std::vector<uint8_t>> records;
         void put(std::span<const uint8_t> record) override { records.emplace_back(record.begin(), record.end()); }
@@ -131,6 +128,19 @@ void Lane::on_hello(const DatagramHeader& header, std::span<const uint8_t> recor
     pending_.push_back(std::move(live));
 }
 
+// Whether one more handshake may begin. Where all places are taken, one is given up that has said nothing since it
+// brought its cookie back.
+bool Lane::has_place(bool known, int64_t now) {
+    if (pending_.size() < (known ? handshakes_max : handshakes_max / 2)) return true;
+    const auto silent = std::find_if(pending_.begin(), pending_.end(), [&](const auto& live) {
+        return live->last_opened == live->created && now - live->created > silent_max_ns;
+    });
+    if (silent == pending_.end()) return false;
+    forget(**silent);
+    pending_.erase(silent);
+    return true;
+}
+
 void Lane::on_handshake(const DatagramHeader& header, std::span<const uint8_t> records, const Endpoint& from,
                         int64_t now) {
     Live& live = *by_index_[header.index];
@@ -144,6 +154,7 @@ void Lane::on_handshake(const DatagramHeader& header, std::span<const uint8_t> r
         live.channel->handshake(live, records, now);
         return;
     }
+    live.last_opened = now;
     live.session->on_handshake(records, live);
     settle_pending(live, now);
 }
@@ -159,9 +170,7 @@ void Lane::settle_pending(Live& live, int64_t now) {
         const std::string why = settled->session->why_closed();
         log_refusal(*settled, why, now);
         for (const auto& [name, channel] : channels_)
-            if (channel->address().raw.sin6_family == settled->place.to.raw.sin6_family &&
-                channel->address().host_text() == settled->place.to.host_text())
-                channel->note_refusal(why, now);
+            if (channel->is_at(settled->place.to)) channel->note_refusal(why, now);
         forget(*settled);
         return;
     }
@@ -176,9 +185,9 @@ void Lane::settle_pending(Live& live, int64_t now) {
     if (channel->second->sessions().size() > 1) overlap(false);
 }
 
-// How often this happens is others' choice: a line a second is enough.
+// How often this happens is others' choice, and so is how long the log gets.
 void Lane::log_refusal(const Live& live, const std::string& why, int64_t now) {
-    constexpr int64_t pause_ns = 1'000'000'000;
+    constexpr int64_t pause_ns = 10'000'000'000;
     if (refusal_logged_ != 0 && now - refusal_logged_ < pause_ns) {
         refusals_not_logged_++;
         return;
@@ -217,10 +226,12 @@ void Lane::on_data(Live& live, std::span<uint8_t> record, const Endpoint& from, 
     receiving_ = &live;
     std::span<const uint8_t> rest = plain;
     while (const auto entry = next_entry(rest)) {
-        if (entry->connector == session_id)
+        if (entry->connector == session_id) {
             live.on_control(entry->data, from, now);
-        else
-            on_entry(live, *entry, plain);
+            continue;
+        }
+        live.carried = true;
+        on_entry(live, *entry, plain);
     }
     if (!rest.empty()) drop(nullptr, Drop::bad_entry);
     receiving_ = nullptr;
@@ -298,6 +309,11 @@ void Lane::deliver_in_run(uint32_t connector, const Offload& offload, std::span<
 }
 
 void Lane::write(LaneWire& wire, const Offload& offload, std::span<uint8_t> frame) {
+    if (offload.gso_type == Offload::udp_l4 && !wire.udp_gso) {
+        UdpSplit split(offload, frame);
+        for (auto one = split.next(); !one.empty(); one = split.next()) write(wire, split.offload(), one);
+        return;
+    }
     uint8_t* const start = frame.data() - vnet_bytes;
     const bool gso = offload.gso_type != Offload::none;
     write_vnet(start, offload, gso ? static_cast<uint16_t>(gso_header_bytes(offload, frame)) : uint16_t{0});

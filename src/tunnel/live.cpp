@@ -150,9 +150,9 @@ void Live::on_control(std::span<const uint8_t> message, const Endpoint& from, in
             candidate_ = {};
             return;
         }
-        const auto sent = static_cast<int64_t>(token ^ secret_);
-        if (sent > now || now - sent > dead_ns * 2) return;  // no token of ours
-        round_trip_ns = now - sent;
+        const uint64_t age = static_cast<uint64_t>(now) - (token ^ secret_);
+        if (age > dead_ns * 2) return;  // no token of ours
+        round_trip_ns = static_cast<int64_t>(age);
         if (packet_bytes != 0) path.answered(packet_bytes, now);
     } else {
         bad_control++;
@@ -167,7 +167,8 @@ void Live::tick(int64_t now) {
     if (!up()) return;
     flush_pack();
     ask_candidate(now);
-    if (std::exchange(sent_, false)) last_busy_ = now;
+    const bool sent = std::exchange(sent_, false), got = std::exchange(carried, false);
+    if (sent || got) last_busy_ = now;
     const bool busy = last_busy_ != 0 && now - last_busy_ < busy_ns;
     if (superseded == 0)
         if (const auto bytes = path.probe(now, busy, round_trip_ns)) ping(now, *bytes, place.to);

@@ -40,7 +40,7 @@ public:
     static constexpr int64_t doubt_ns = 300'000'000;         // from a ping on, or three round trips if that is longer
     static constexpr int64_t keepalive_ns = 10'000'000'000;  // of an idle session, to keep NATs open
     static constexpr int64_t dead_ns = 5'000'000'000;        // from a ping on, without anything from the peer
-    static constexpr int64_t busy_ns = 1'000'000'000;        // after the last frame
+    static constexpr int64_t busy_ns = 1'000'000'000;        // after the last frame, either way
     static constexpr size_t plain_max = 16384;               // of a TLS record
 
     Live(SendBatch& batch, const Place& place);
@@ -75,6 +75,7 @@ public:
     uint32_t frame_number = 0;
     int64_t created = 0, up_since = 0, last_opened = 0;
     int64_t superseded = 0;  // since when another session is the channel's
+    bool carried = false;    // a wire's frames came since the last tick
     int64_t round_trip_ns = 0;
     PathMtu path;
     std::array<uint64_t, static_cast<size_t>(Refusal::count_)> refused{};

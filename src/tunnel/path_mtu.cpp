@@ -65,7 +65,10 @@ void PathMtu::answered(uint32_t bytes, int64_t now) {
 void PathMtu::too_big(uint32_t bytes, int64_t now) {
     refused_ = std::min(refused_, std::max(bytes, floor_bytes + 1));
     if (current_ >= refused_) current_ = floor_bytes;
-    if (size_ >= refused_) size_ = 0;
+    if (size_ >= refused_) {
+        size_ = 0;
+        proving_ = false;
+    }
     next_search_ = std::min(next_search_, now);
 }
 

@@ -47,6 +47,7 @@ Json channel_json(const Channel& channel, size_t lane, int64_t now) {
                              {"rekeys", channel.rekeys()},
                              {"moved", channel.moved()},
                              {"foreign", channel.foreign()},
+                             {"bad_control", channel.bad_control()},
                              {"sessions", static_cast<uint64_t>(channel.sessions().size())}});
     auto refused = channel.refused();
     for (const auto& live : channel.sessions()) add_up(refused, live->refused);
@@ -127,7 +128,8 @@ Result<Json> Tunnel::configure(const Json& params, std::vector<Fd> sockets) {
 
 Result<Json> Tunnel::set_peers(const Json& params) {
     TRY_SET(const Json list, params.array_at("peers"));
-    std::map<std::string, Peer> next;
+    auto next = std::move(more_peers_);
+    more_peers_.clear();
     for (size_t i = 0; i < list.size(); i++) {
         const Json item = list.at(i);
         TRY_SET(const std::string name, item.string("name"));
@@ -136,6 +138,10 @@ Result<Json> Tunnel::set_peers(const Json& params) {
         TRY_SET(const int64_t port, item.integer("port", 1, 65535));
         TRY_SET(const int64_t lanes, item.integer("lanes", 1, 255));
         next[name] = {Endpoint::of(ip, static_cast<uint16_t>(port)), static_cast<size_t>(lanes)};
+    }
+    if (params.get("more").as_bool()) {
+        more_peers_ = std::move(next);
+        return Json::object();
     }
     for (size_t i = 0; i < lanes_.size(); i++)
         lanes_[i]->run([&] {
@@ -171,7 +177,7 @@ Result<Json> Tunnel::add_wire(const Json& params, std::vector<Fd> queues) {
                                     udp_gso[i]);
         });
     }
-    wires_[connector] = {device, peer, static_cast<uint32_t>(mtu)};
+    wires_[connector] = {device, peer, static_cast<uint32_t>(mtu), lanes};
     return Json::object();
 }
 
@@ -202,6 +208,7 @@ Result<Json> Tunnel::list_wires(const Json& params) const {
                                 {"device", info.device},
                                 {"peer", info.peer},
                                 {"mtu", info.mtu},
+                                {"queues", static_cast<uint64_t>(info.queues)},
                                 {"lost", lost.contains(connector)}}));
     return Json::object({{"wires", list}, {"more", it != wires_.end()}});
 }

@@ -43,6 +43,7 @@ private:
     struct Wire {
         std::string device, peer;
         uint32_t mtu = 0;
+        size_t queues = 0;  // of its tap: one a lane
     };
     Json peer_json(const std::string& name, const Peer& peer);
     Json lane_json(size_t number);
@@ -53,7 +54,7 @@ private:
     UdpCapabilities udp_;
     Json configured_;  // null: not yet
     std::vector<std::unique_ptr<Lane>> lanes_;
-    std::map<std::string, Peer> peers_;
+    std::map<std::string, Peer> peers_, more_peers_;  // more: what came so far of a list in several messages
     std::map<uint32_t, Wire> wires_;
 };
 

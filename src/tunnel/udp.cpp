@@ -104,6 +104,12 @@ std::string Endpoint::text() const {
     return fmt::format(fmt::runtime(family() == AF_INET6 ? "[{}]:{}" : "{}:{}"), host_text(), port());
 }
 
+bool Endpoint::same_host(const Endpoint& other) const {
+    Endpoint there = other;
+    there.raw.sin6_port = raw.sin6_port;  // where a sockaddr_in has it
+    return *this == there;
+}
+
 bool Endpoint::operator==(const Endpoint& other) const {
     if (raw.sin6_family != other.raw.sin6_family || raw.sin6_port != other.raw.sin6_port) return false;
     if (family() == AF_INET) return v4(*this).sin_addr.s_addr == v4(other).sin_addr.s_addr;

@@ -33,6 +33,7 @@ struct Endpoint {
     socklen_t size() const { return family() == AF_INET6 ? sizeof(sockaddr_in6) : sizeof(sockaddr_in); }
     uint16_t port() const;
     std::string host_text() const;  // the address alone
+    bool same_host(const Endpoint& other) const;
     std::string text() const;
     bool operator==(const Endpoint& other) const;
 };

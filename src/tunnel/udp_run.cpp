@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "tunnel/octets.h"
+#include "tunnel/checksum.h"
 
 namespace banana::tunnel {
 
@@ -17,17 +17,6 @@ constexpr uint16_t do_not_fragment = 0x4000;
 struct Shape {
     size_t network = 0, header = 0;
 };
-
-uint32_t sum_of(const uint8_t* from, size_t bytes) {
-    uint32_t sum = 0;
-    for (size_t i = 0; i < bytes; i += 2) sum += get16(from + i);
-    return sum;
-}
-
-uint16_t folded(uint32_t sum) {
-    while (sum >> 16) sum = (sum & 0xffff) + (sum >> 16);
-    return static_cast<uint16_t>(sum);
-}
 
 bool ipv4_shape(std::span<const uint8_t> frame, Shape& shape) {
     const uint8_t* ip = frame.data() + shape.network;
@@ -107,8 +96,7 @@ void UdpRun::mend() {
     uint32_t pseudo = protocol_udp + static_cast<uint32_t>(datagram);
     if (ip[0] >> 4 == 4) {
         put16(ip + 2, static_cast<uint16_t>(ipv4_bytes + datagram));
-        put16(ip + 10, 0);
-        put16(ip + 10, static_cast<uint16_t>(~folded(sum_of(ip, ipv4_bytes))));
+        put_ipv4_checksum(ip);
         pseudo += sum_of(ip + 12, 8);
     } else {
         put16(ip + 4, static_cast<uint16_t>(datagram));

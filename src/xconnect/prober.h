@@ -5,7 +5,7 @@
 // at the far end of that wire turns it round; the cross-connect at this end hands the reply up to this socket. One
 // socket serves all wires of the network namespace. It is open to whoever can put frames on any device of the host: a
 // reply counts only if the caller finds its nonce (64 random bits) outstanding on that very ifindex.
-// Lost probes: no answer comes; repeat with a new nonce, give up by a deadline of the caller's.
+// Lost probes: no answer comes; repeat it, give up by a deadline of the caller's.
 // Threading: one thread; the network namespace is that of the thread which opens it.
 // Errors: send says EMSGSIZE in words when the wire device's own MTU is too small.
 #pragma once

@@ -474,6 +474,70 @@ TEST_CASE("lane: a peer has a bounded number of sessions, the one in use among t
     CHECK(at.own.read(5000) == frame_of(61));
 }
 
+// IPv4, don't fragment; `payload` bytes in datagrams of 100 each.
+std::pair<Bytes, Offload> udp_gso_frame(size_t payload) {
+    Bytes frame(42 + payload);
+    for (size_t i = 0; i < payload; i++) frame[42 + i] = static_cast<uint8_t>(i / 100);
+    put16(&frame[12], 0x0800);
+    frame[14] = 0x45;
+    put16(&frame[16], static_cast<uint16_t>(28 + payload));
+    put16(&frame[20], 0x4000);
+    frame[23] = 17;
+    put16(&frame[38], static_cast<uint16_t>(8 + payload));
+    return {frame, {Offload::needs_csum, Offload::udp_l4, 100, 34, 6}};
+}
+
+TEST_CASE("lane: UDP segmentation for a tap that has none comes as datagrams") {
+    Listening at;
+    at.lane->run([&] {
+        Fd tap = at.lane->remove_wire(own_wire);
+        at.lane->add_wire(own_wire, "own", "hv2", 1500, std::move(tap), false);
+    });
+    Peer peer;
+    REQUIRE(peer.finished());
+    const auto [frame, offload] = udp_gso_frame(250);
+    peer.seal(on_wire(own_wire, frame, offload));
+    peer.seal(on_wire(own_wire, frame_of(60)));
+    for (const size_t bytes : {142u, 142u, 92u}) {
+        const Bytes got = at.own.read(5000);
+        REQUIRE(got.size() == bytes);
+        CHECK(get16(&got[16]) == bytes - 14);
+        CHECK(get16(&got[38]) == bytes - 34);
+        CHECK(std::equal(got.begin() + 42, got.end(), frame.begin() + (got[42] == 0 ? 42 : got[42] == 1 ? 142 : 242)));
+    }
+    CHECK(at.own.read(5000) == frame_of(60));
+    CHECK(at.dropped() == 0);
+}
+
+TEST_CASE("lane: strangers that say nothing give their places up, and a peer's place is known") {
+    Listening at;
+    std::vector<std::unique_ptr<Peer>> silent;
+    const size_t each = Lane::handshakes_of_host_max;
+    // As fast as the budget lets them; each brings its cookie back and is silent.
+    for (size_t i = 0; i < Lane::handshakes_max / 2; i++) {
+        const std::string address = "127.0.1." + std::to_string(i / each + 1);
+        silent.push_back(std::make_unique<Peer>("hv2", static_cast<uint16_t>(500 + i), address.c_str()));
+        REQUIRE(silent.back()->take(5000));
+        while (!silent.back()->waiting(100)) silent.back()->repeat_hello();
+    }
+    Peer late("hv2", 900, "127.0.2.1");
+    const int64_t dialled = monotonic_ns();
+    CHECK(within([&] {
+        late.take(50);
+        late.repeat_hello();
+        return late.session->state() != Session::State::handshaking;
+    }));
+    CHECK(late.session->state() == Session::State::up);
+    CHECK(monotonic_ns() - dialled < Lane::silent_max_ns + 1'000'000'000);
+    at.lane->run([&] {
+        const auto& channel = *at.lane->channels().at("hv2");
+        CHECK(channel.is_at(Endpoint::of(ip("127.0.2.1"), 1)));
+        CHECK(channel.is_at(Endpoint::of(ip("127.0.0.1"), 1)));
+        CHECK_FALSE(channel.is_at(Endpoint::of(ip("127.0.1.1"), 1)));
+        CHECK(at.lane->turned_away() > 0);
+    });
+}
+
 TEST_CASE("lane: a tap whose device is gone is let go of") {
     Listening at;
     Peer peer;

@@ -164,6 +164,22 @@ class DiedFar(TunnelCase):
         h1, h2 = world.hosts
         passes_after_kills(self, (h1, h2), (h2, h1, h2))
 
+    def test_only_receiver_dials(self) -> None:
+        """The end that has to find out that the other was started anew sends nothing itself."""
+        world = self.world(relayed=1)
+        world.wires()
+        world.up()
+        h1, h2 = world.hosts
+        flow = self.numbered(h2, h1)
+        flow.send(1000, rate=1000)
+        h2.stop(signal.SIGKILL)
+        begin = time.monotonic()
+        h2.restart()
+        flow.passes()
+        took = time.monotonic() - begin
+        print(f"frames after {took:.2f} s", end=" ", flush=True)
+        self.assertLess(took, 1)
+
 
 class Controllers(Base):
     def test_gone_and_back(self) -> None:
@@ -191,6 +207,17 @@ class Controllers(Base):
         self.assertEqual(len(second.call("wire.list", {"after": ""})["wires"]), 1)
         self.h1.control = second
         self.assertTrue(self.h1.said("takes over"))
+
+    def test_second_process(self) -> None:
+        """It ends at once; the first one's controller and socket stay."""
+        before = self.h1.call("wire.list", {"after": ""})
+        with inside("h1"):
+            second = subprocess.run(self.h1.words(), capture_output=True, text=True, timeout=20, check=False)
+        self.assertEqual(second.returncode, 1)
+        self.assertIn(f"listen on {self.h1.socket}: another process serves it", second.stderr)
+        self.assertEqual(self.h1.call("wire.list", {"after": ""}), before)
+        self.assertFalse(self.h1.said("takes over"))
+        self.h1.connect()
 
     def test_other_user(self) -> None:
         """Not even where the socket's mode would let it."""

@@ -26,7 +26,7 @@ class SecondAddress(TunnelCase):
         self.h1, self.h2 = made.hosts
         made.wires()
         made.up()
-        run("ip", "-n", "r", "route", "add", "blackhole", FORGED)
+        run("ip", "-n", "r", "route", "add", "blackhole", SECOND)
         self.flow = self.numbered(self.h1, self.h2, size=1200)  # alone in its record
         self.flow.passes()
 

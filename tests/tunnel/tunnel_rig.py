@@ -104,11 +104,14 @@ class Host:
         self._poll = "auto"
         self._peers: list[Json] = []
 
-    def start(self) -> None:
-        words = ["--socket", self.socket, "--certificate", self.certificate, "--key",
+    def words(self) -> list[str]:
+        words = [TUNNELD, "--socket", self.socket, "--certificate", self.certificate, "--key",
                  self.certificate.with_suffix(".key"), "--ca", self.ca, "--log-level", "debug"]
+        return [str(word) for word in words]
+
+    def start(self) -> None:
         with inside(self.name), open(self.log, "ab") as output:
-            self.process = subprocess.Popen([TUNNELD, *words], stdout=output, stderr=output)
+            self.process = subprocess.Popen(self.words(), stdout=output, stderr=output)
         self.connect()
 
     def connect(self) -> None:

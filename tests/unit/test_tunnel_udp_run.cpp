@@ -8,6 +8,7 @@
 
 #include "tunnel/octets.h"
 #include "tunnel/udp_run.h"
+#include "tunnel/udp_split.h"
 
 using namespace banana::tunnel;
 
@@ -378,4 +379,43 @@ TEST_CASE("udp run: any sequence, as a lane feeds it, leaves as it came") {
         REQUIRE(got.size() == expected.size());
         for (size_t i = 0; i < got.size(); i++) CHECK(without_id(got[i]) == without_id(expected[i]));
     }
+}
+
+TEST_CASE("udp split: a run that is taken apart again") {
+    for (const bool v6 : {false, true})
+        for (const bool vlan : {false, true})
+            for (const size_t last : {1u, 7u, 1000u}) {
+                INFO("v6 ", v6, " ", "vlan ", vlan, " ", "last ", last);
+                UdpRun run;
+                std::vector<Frame> frames;
+                for (uint16_t i = 0; i < 7; i++)
+                    frames.push_back(make({v6, vlan, true, i == 6 ? last : 1000, static_cast<uint8_t>(i), i}));
+                for (auto& frame : frames) REQUIRE(run.add(frame.offload, frame.frame()));
+                Bytes whole = taken(run);
+                const auto expected = on_cable(whole);
+                const Offload offload = read_vnet(whole.data());
+                REQUIRE(check_frame(offload, std::span(whole).subspan(vnet_bytes), 1500) == std::nullopt);
+                UdpSplit split(offload, std::span(whole).subspan(vnet_bytes));
+                std::vector<Bytes> got;
+                for (auto frame = split.next(); !frame.empty(); frame = split.next()) {
+                    write_vnet(frame.data() - vnet_bytes, split.offload(), 0);
+                    got.push_back(on_cable(Bytes(frame.data() - vnet_bytes, frame.data() + frame.size())).at(0));
+                    const size_t network = link_bytes(got.back());
+                    if (!v6) CHECK(get16(&got.back()[network + 4]) == got.size() - 1);  // identifications differ
+                }
+                REQUIRE(got.size() == expected.size());
+                for (size_t i = 0; i < got.size(); i++) CHECK(without_id(got[i]) == without_id(expected[i]));
+                CHECK(split.next().empty());
+            }
+}
+
+TEST_CASE("udp split: headers without payload are one datagram") {
+    Frame frame = make({.payload = 0});
+    frame.offload.gso_type = Offload::udp_l4;
+    frame.offload.gso_size = 100;
+    UdpSplit split(frame.offload, frame.frame());
+    const Bytes before(frame.frame().begin(), frame.frame().end());
+    const auto one = split.next();
+    CHECK(Bytes(one.begin(), one.end()) == before);
+    CHECK(split.next().empty());
 }
