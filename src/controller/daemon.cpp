@@ -52,6 +52,7 @@ struct Daemon::Impl {
     void start_libvirt();
     asio::awaitable<void> settle_loop();
     asio::awaitable<void> monitor_loop();
+    asio::awaitable<void> verify_loop();
     asio::awaitable<void> ring_loop();
     asio::awaitable<void> signal_loop();
     void link_event(const netlink::Event& event);
@@ -160,9 +161,9 @@ Status Daemon::Impl::listen() {
         node->refresh_underlay();
         node->peer_changed(peer);
         corms->peer_up(peer);
-        spikes->peer_up(peer);
-        wires->peer_up(peer);
-        if (node->libvirt.connected()) guests->connected();
+        spikes->verify_with(peer);
+        wires->verify_with(peer);
+        if (node->libvirt.connected()) guests->look_again();
     });
     node->peers.on_changed([this](const std::string& peer) { node->peer_changed(peer); });
     node->tunnel.start(options.run_dir, [this] { node->tell_abilities(); });
@@ -205,7 +206,7 @@ Status Daemon::start() {
     d.monitor_fd.assign(dup(d.monitor->fd()));
     d.ring_fd.assign(dup(d.node->engine.crossconnect().events_fd()));
     d.node->spawn(d.spikes->settle(), "giving up what was half built");
-    d.wires->peer_up(d.node->config.host);
+    d.node->spawn(d.verify_loop(), "asking for wires' other sides");
     d.node->spawn(d.spikes->retry_loop(), "telling of releases");
     d.node->spawn(d.monitor_loop(), "link monitor");
     d.node->spawn(d.ring_loop(), "first-frame reports");
@@ -258,6 +259,20 @@ void Daemon::Impl::link_event(const netlink::Event& event) {
         node->engine.forget_names();
         if (const Status again = reconcile(); !again) log::error("{}", again.error().message());
         guests->connected();
+    }
+}
+
+// What two hosts have may come apart at any time: an answer that is lost is enough.
+asio::awaitable<void> Daemon::Impl::verify_loop() {
+    constexpr milliseconds pause{60'000};
+    for (;; co_await node->sleep(pause)) {
+        wires->verify_with(node->config.host);
+        spikes->verify_with(node->config.host);
+        for (const auto& peer : node->config.peers) {
+            if (!node->peers.is_up(peer.name)) continue;
+            wires->verify_with(peer.name);
+            spikes->verify_with(peer.name);
+        }
     }
 }
 

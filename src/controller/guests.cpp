@@ -384,7 +384,7 @@ void Guests::link_set(const netlink::Link& link) {
         expected = expected || (same && s.corm == corm->full_name() &&
                                 (s.state == SpikeState::built || s.state == SpikeState::incoming));
     });
-    if (!expected && node_.libvirt.connected()) node_.spawn(resync(), "looking for a hotplugged guest");
+    if (!expected && node_.libvirt.connected()) look_again();
 }
 
 bool Guests::is_in_anchor(const std::string& device, const std::string& corm) const {

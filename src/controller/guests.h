@@ -34,7 +34,8 @@ public:
     void link_set(const netlink::Link& link);
     void link_deleted(const std::string& name);
     // From libvirt.
-    void connected();
+    void connected();   // to libvirt; events may have been lost
+    void look_again();  // at all guests
     void device_added(const Domain& domain);
     void stopped(const Domain& domain);
     void metadata_changed(const Domain& domain);
@@ -59,7 +60,9 @@ private:
     // `over`: libvirt has taken its own devices (a macvtap) away, too.
     asio::awaitable<void> end(std::string uuid, bool over);
     asio::awaitable<void> adopt(hooks::DomainFacts facts);
+    asio::awaitable<void> look_at_all();
     asio::awaitable<void> resync();
+    bool look_wanted_ = false;
     asio::awaitable<void> look_at(std::string uuid);
     bool is_in_anchor(const std::string& device, const std::string& corm) const;
     asio::awaitable<void> change_corm(std::string key, std::string corm);

@@ -19,7 +19,22 @@ constexpr int metadata_attempts = 8;
 constexpr milliseconds metadata_first_wait{100};
 }  // namespace
 
-void Guests::connected() { node_.spawn(resync(), "looking at all guests"); }
+void Guests::connected() {
+    handover_.events_lost();
+    look_again();
+}
+
+// Many peers may come up at once: what is asked for while a look is under way is one more.
+void Guests::look_again() {
+    if (std::exchange(look_wanted_, true)) return;
+    node_.spawn(look_at_all(), "looking at all guests");
+}
+
+asio::awaitable<void> Guests::look_at_all() {
+    const auto guard = co_await node_.locks.acquire("looking at all guests");
+    look_wanted_ = false;
+    co_await resync();
+}
 
 void Guests::device_added(const Domain& domain) { node_.spawn(look_at(domain.uuid), "looking at a guest"); }
 

@@ -53,7 +53,13 @@ void Handover::serve() {
 }
 
 Handover::Record& Handover::record(const Spike& spike, const std::string& from, const std::string& to) {
-    if (records_.size() >= records_kept && !records_.contains(spike.key)) records_.erase(records_.begin());
+    if (records_.size() >= records_kept && !records_.contains(spike.key)) {
+        const auto last = [](const auto& entry) {
+            return entry.second.moments.empty() ? 0 : entry.second.moments.back().at_ns;
+        };
+        records_.erase(std::min_element(records_.begin(), records_.end(),
+                                        [&](const auto& a, const auto& b) { return last(a) < last(b); }));
+    }
     Record& r = records_[spike.key];
     r = Record{spike.name, from, to, spike.attachment ? spike.attachment->half.epoch : 0, "", {}};
     return r;
@@ -73,9 +79,12 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     const std::string destination = caller(node_, context);
     const auto guard = co_await spikes_.lock(key);
     const Spike* known = spikes_.table().find(key);
-    if (known == nullptr || !known->attachment || known->state != SpikeState::wired)
+    if (known == nullptr || !known->attachment)
         co_return Error(Errc::refused,
                         fmt::format("host {} does not have Spike {}", node_.config.host, printable(key, 80)));
+    if (known->state != SpikeState::wired)
+        co_return Error(Errc::busy, fmt::format("Spike {} is {} on host {}", known->name,
+                                                model::spike_state_name(known->state), node_.config.host));
     Spike spike = *known;
     const auto job = co_await node_.libvirt.job(spike.uuid, job_deadline);
     if (!job) co_return job.error().context(fmt::format("grant Spike {} to host {}", spike.name, destination));
@@ -105,8 +114,8 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     grant.corm = spike.corm;
     grant.nonce = random_hex(16);
     // Of two grants the later one expires later, which is how the Corm's host tells them apart.
-    last_expiry_ = std::max(wall_ns() / 1'000'000'000 + grant_life_s, last_expiry_ + 1);
-    grant.expires = last_expiry_;
+    spike.grant_expiry = std::max(wall_ns() / 1'000'000'000 + grant_life_s, spike.grant_expiry + 1);
+    grant.expires = spike.grant_expiry;
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
     spike.granted = destination;
     CO_TRY(spikes_.save(spike));
@@ -121,12 +130,15 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
 // is not asked: it has enough to do.
 void Handover::watch_grant(const std::string& key, int64_t granted) {
     Given& given = grants_given_[key];
-    if (granted != 0) given.at_ns = granted;
-    given.begun = false;
+    if (granted != 0) {
+        given.at_ns = granted;
+        given.begun = false;
+    }
     if (!std::exchange(given.watched, true)) node_.spawn(end_grant(key), "watching a migration");
 }
 
 asio::awaitable<void> Handover::end_grant(std::string key) {
+    int64_t granted = 0;
     const auto due = [&]() -> const Spike* {
         const Spike* spike = spikes_.table().find(key);
         const bool waits = spike != nullptr && !spike->granted.empty() && spike->state == SpikeState::wired;
@@ -137,6 +149,7 @@ asio::awaitable<void> Handover::end_grant(std::string key) {
         const Spike* spike = due();
         if (spike == nullptr) break;
         const std::string uuid = spike->uuid;
+        if (std::exchange(granted, grants_given_[key].at_ns) != grants_given_[key].at_ns) idle = 0;  // a newer one
         const auto job = co_await node_.libvirt.job(uuid, job_deadline);
         bool stayed = job && !job->migration_out;
         if (stayed) {
@@ -148,7 +161,7 @@ asio::awaitable<void> Handover::end_grant(std::string key) {
     if (const Spike* spike = due(); spike != nullptr) {
         log::notice("Spike {}: its guest's migration is over, and the guest is still here", spike->name);
         note(key, "failed", "the migration ended; the guest is still here");
-        co_await failed(key);
+        co_await failed(key, granted);
     }
     grants_given_[key].watched = false;
     const Spike* spike = spikes_.table().find(key);
@@ -197,7 +210,6 @@ void Handover::qmp_event(const Domain& domain, const std::string& name, const Js
     const bool stops = name == "STOP" || status == MigrationStatus::pre_switchover || status == MigrationStatus::device;
     const bool runs_here =
         name == "RESUME" || status == MigrationStatus::failed || status == MigrationStatus::cancelled;
-    const bool arrived = name == "RESUME" || status == MigrationStatus::completed;
     for (const auto& spike : spikes_.of_domain(domain.uuid)) {
         const std::string what = name == "MIGRATION" ? name + " " + qmp::migration_status_name(status) : name;
         const bool outgoing = spike.state == SpikeState::wired && !spike.granted.empty();
@@ -209,31 +221,40 @@ void Handover::qmp_event(const Domain& domain, const std::string& name, const Js
             // Also while a flip is under way: the Spike's lock keeps the two in order.
             note(spike.key, "returning", what);
             node_.spawn(come_back(spike.key, domain.uuid), "flipping a wire back");
-            if (name != "RESUME") node_.spawn(failed(spike.key), "ending a migration");
-        } else if (spike.state == SpikeState::incoming && arrived) {
-            node_.spawn(activate(spike.key, what), "activating a wire");
+            if (name != "RESUME") node_.spawn(failed(spike.key, grants_given_[spike.key].at_ns), "ending a migration");
+        } else if (spike.state == SpikeState::incoming && name == "RESUME") {
+            arrived(spike, what);
+        } else if (spike.state == SpikeState::incoming && status == MigrationStatus::completed) {
+            node_.spawn(settle(spike.key, spike.attachment->half.epoch), "asking who has a Spike");
         }
     }
 }
 
 void Handover::first_frame(const xconnect::FirstFrame& report) {
-    std::string found;
+    std::optional<Spike> found;
     spikes_.table().each([&](const Spike& spike) {
         if (spike.state != SpikeState::incoming || spike.device.empty() || !spike.attachment ||
             spike.attachment->half.epoch != report.generation)
             return;
         const auto index = node_.engine.ifindex(spike.device);
-        if (index && *index == report.port.ifindex) found = spike.key;
+        if (index && *index == report.port.ifindex) found = spike;
     });
-    if (!found.empty()) node_.spawn(activate(found, "first frame from the guest"), "activating a wire");
+    if (found) arrived(*found, "first frame from the guest");
 }
 
-// The lock is taken for each attempt, so that the guest's end or next start need not wait for an unreachable host.
+// The lock is taken for each attempt, so that the guest's end or next start need not wait for an unreachable host. What
+// is the matter is told when it is another than before.
 asio::awaitable<void> Handover::repeat(std::string key, const char* what, std::function<Async<bool>()> attempt) {
+    std::string told;
     for (milliseconds wait = first_retry;; wait = std::min(wait * 2, longest_retry)) {
         const auto done = co_await attempt();
         if (done && *done) co_return;
-        if (!done) log::warning("Spike {}: {}: {}; trying again", key, what, done.error().message());
+        const std::string why = done ? "" : done.error().message();
+        if (!why.empty() && told != why) {
+            const Spike* spike = spikes_.table().find(key);
+            log::warning("Spike {}: {}: {}; trying again", spike != nullptr ? spike->name : key, what, why);
+            told = why;
+        }
         co_await node_.sleep(wait);
     }
 }
@@ -250,6 +271,11 @@ Async<bool> Handover::try_leave(const std::string& key, bool first) {
     const SpikeState due = first ? SpikeState::wired : SpikeState::leaving;
     if (known == nullptr || known->state != due || !known->attachment) co_return true;
     Spike spike = *known;
+    // Stored first: a crash behind the flip must not leave it unknown. If the guest runs on here, it is flipped back.
+    if (first) {
+        CO_TRY(spike.move(SpikeState::leaving));
+        CO_TRY(spikes_.save(spike));
+    }
     Json params = Json::object({{"spike", key}, {"epoch", spike.attachment->half.epoch}});
     const auto flipped = co_await node_.call(spike.attachment->corm_host, "wire.flip", params);
     if (!flipped && flipped.error().code() == Errc::refused) {
@@ -257,6 +283,7 @@ Async<bool> Handover::try_leave(const std::string& key, bool first) {
         note(key, "failed", "flip: " + flipped.error().message());
         if (!first) co_return true;
         spike.granted.clear();
+        CO_TRY(spike.move(SpikeState::wired));
         CO_TRY(spikes_.save(spike));
         co_return true;
     }
@@ -264,11 +291,6 @@ Async<bool> Handover::try_leave(const std::string& key, bool first) {
         note(key, "flipped", "frames to the guest go to host " + spike.granted);
     else
         note(key, "flipping", flipped.error().message());
-    // It may have been carried out also if that is not known: if the guest runs on here, it is flipped back.
-    if (first) {
-        CO_TRY(spike.move(SpikeState::leaving));
-        CO_TRY(spikes_.save(spike));
-    }
     if (!flipped) co_return flipped.error();
     co_return true;
 }
@@ -288,63 +310,125 @@ Async<bool> Handover::try_come_back(const std::string& key, const std::string& u
     // The source's word must be positive: its QEMU runs. A failed migration of a paused guest leaves it paused.
     CO_TRY_SET(const DomainState state, co_await node_.libvirt.domain_state(uuid));
     if (!state.active()) co_return true;
-    Json params = Json::object({{"spike", key}});
+    // It may run for a moment only, as after `virsh suspend` and `resume` while it is being migrated.
+    const auto job = co_await node_.libvirt.job(uuid, job_deadline);
+    const bool over = !job || !job->migration_out;
+    Json params = Json::object({{"spike", key}, {"abandon", over}});
     const auto back = co_await node_.call(spike.attachment->corm_host, "wire.back", params);
-    if (!back && back.error().code() != Errc::refused) co_return back.error();
-    spike.granted.clear();
-    if (back) {
-        note(key, "returned", "the guest runs on at the source");
-        log::notice("Spike {}: its guest runs on here ({}); frames come back", spike.name, state.text());
-    } else {
-        note(key, "lost", back.error().message());
-        log::error("Spike {}: its guest runs on here ({}), but {}", spike.name, state.text(), back.error().message());
+    if (!back && (back.error().code() == Errc::refused || back.error().code() == Errc::not_found)) {
+        CO_TRY(co_await rewire(spike, back.error()));
+        co_return true;
     }
+    if (!back) co_return back.error();
+    if (over) spike.granted.clear();
+    note(key, "returned", "the guest runs on at the source");
+    log::notice("Spike {}: its guest runs on here ({}); frames come back", spike.name, state.text());
     CO_TRY(spike.move(SpikeState::wired));
     CO_TRY(spikes_.save(spike));
+    if (!over) {
+        grants_given_[key].begun = false;
+        watch_grant(key, 0);
+    }
     co_return true;
 }
 
-// The migration is over and the guest stayed: the next one may go to another host.
-asio::awaitable<void> Handover::failed(std::string key) {
-    const auto guard = co_await spikes_.lock(key);
-    const Spike* known = spikes_.table().find(key);
-    if (known == nullptr || known->state != SpikeState::wired) co_return;
-    Spike spike = *known;
-    spike.granted.clear();
-    (void)spikes_.save(spike);
+// The guest runs here, and its wire is not this host's: its old one was given up when it seemed to be gone. Nobody's:
+// a new one is made. Another's: until that host, where the guest does not run, has released it.
+Async<void> Handover::rewire(const Spike& spike, const Error& why) {
+    Json params = Json::object({{"spike", spike.key}});
+    CO_TRY_SET(const Json wire, co_await node_.call(spike.attachment->corm_host, "wire.owner", params));
+    const std::string owner = wire.get("owner").as_string();
+    if (!owner.empty() && owner != node_.config.host)
+        co_return Error(Errc::busy, fmt::format("its guest runs here, but {}", why.message()));
+    note(spike.key, "rewired", why.message());
+    log::notice("Spike {}: its guest runs here, but {}: a new wire is made", spike.name, why.message());
+    Spike again = spike;
+    again.granted.clear();
+    CO_TRY(co_await spikes_.remake(again));
+    if (on_active) on_active(spike.uuid);
+    co_return Status();
 }
 
-asio::awaitable<void> Handover::activate(std::string key, std::string sign) {
-    if (!activating_.insert(key).second) co_return;  // under way
-    co_await repeat(key, "activate", [&] { return try_activate(key, sign); });
-    activating_.erase(key);
+// The migration is over and the guest stayed: the next one may go to another host, and nobody needs the standby half.
+// Not where another was granted meanwhile.
+asio::awaitable<void> Handover::failed(std::string key, int64_t granted) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->state != SpikeState::wired || known->granted.empty()) co_return;
+    if (const auto given = grants_given_.find(key); given != grants_given_.end() && given->second.at_ns != granted)
+        co_return;
+    Spike spike = *known;
+    spike.granted.clear();
+    if (const Status saved = spikes_.save(spike); !saved) log::error("{}", saved.error().message());
+    Json params = Json::object({{"spike", key}, {"abandon", true}});
+    const auto told = co_await node_.call(spike.attachment->corm_host, "wire.back", params);
+    if (!told) log::info("Spike {}: its standby wire stays: {}", spike.name, told.error().message());
+}
+
+void Handover::arrived(const Spike& spike, const std::string& sign) {
+    node_.spawn(activate(spike.key, spike.attachment->half.epoch, sign), "activating a wire");
+}
+
+asio::awaitable<void> Handover::activate(std::string key, uint64_t epoch, std::string sign) {
+    if (!activating_.insert({key, epoch}).second) co_return;  // under way
+    co_await repeat(key, "activate", [&] { return try_activate(key, epoch, sign); });
+    activating_.erase({key, epoch});
 }
 
 // True: nothing is left to be done.
-Async<bool> Handover::try_activate(const std::string& key, const std::string& sign) {
+Async<bool> Handover::try_activate(const std::string& key, uint64_t epoch, const std::string& sign) {
     const auto guard = co_await spikes_.lock(key);
     const Spike* known = spikes_.table().find(key);
     if (known == nullptr || known->state != SpikeState::incoming || !known->attachment) co_return true;
+    if (known->attachment->half.epoch != epoch) co_return true;  // another migration's by now
     Spike spike = *known;
-    const uint64_t epoch = spike.attachment->half.epoch;
     record(spike, "", node_.config.host);
     note(key, "activating", sign);
     Json params = Json::object({{"spike", key}, {"epoch", epoch}});
     const auto active = co_await node_.call(spike.attachment->corm_host, "wire.activate", params);
     if (!active && (active.error().code() == Errc::refused || active.error().code() == Errc::not_found)) {
         note(key, "refused", active.error().message());
-        log::error("Spike {}: epoch {} is not ours: {}", spike.name, epoch, active.error().message());
+        const auto state = co_await node_.libvirt.domain_state(spike.uuid, job_deadline);
+        if (state && state->state != VIR_DOMAIN_RUNNING) {  // the next sign comes when it runs
+            log::error("Spike {}: epoch {} is not ours: {}", spike.name, epoch, active.error().message());
+            co_return true;
+        }
+        CO_TRY(co_await rewire(spike, active.error()));
         co_return true;
     }
     if (!active) co_return active.error();
-    CO_TRY(spike.move(SpikeState::wired));
-    CO_TRY(spikes_.save(spike));
-    note(key, "active", fmt::format("epoch {} is active", epoch));
+    CO_TRY(owned(std::move(spike), sign));
+    co_return true;
+}
+
+// A guest that stays paused gives no sign: the source's end of the wire says it.
+Async<bool> Handover::try_settle(const std::string& key, uint64_t epoch) {
+    const auto guard = co_await spikes_.lock(key);
+    const Spike* known = spikes_.table().find(key);
+    if (known == nullptr || known->state != SpikeState::incoming || known->attachment->half.epoch != epoch)
+        co_return true;
+    Json params = Json::object({{"spike", key}});
+    CO_TRY_SET(const Json wire, co_await node_.call(known->attachment->corm_host, "wire.owner", params));
+    if (wire.get("owner").as_string() != node_.config.host || wire.get("epoch").as_int() != static_cast<int64_t>(epoch))
+        co_return false;
+    CO_TRY(owned(*spikes_.table().find(key), "the source has closed its end"));
+    co_return true;
+}
+
+Status Handover::owned(Spike spike, const std::string& sign) {
+    const uint64_t epoch = spike.attachment->half.epoch;
+    TRY(spike.move(SpikeState::wired));
+    TRY(spikes_.save(spike));
+    note(spike.key, "active", fmt::format("epoch {} is active", epoch));
     log::info("Spike {}: active on this host, epoch {} ({})", spike.name, epoch, sign);
-    node_.spawn(restore_queue(key), "restoring a tap's queue");
+    node_.spawn(restore_queue(spike.key), "restoring a tap's queue");
     node_.spawn(tell_home(spike), "telling a Spike's home");
     if (on_active) on_active(spike.uuid);
-    co_return true;
+    return {};
+}
+
+asio::awaitable<void> Handover::settle(std::string key, uint64_t epoch) {
+    co_await repeat(key, "ask who has it", [&] { return try_settle(key, epoch); });
 }
 
 // A shorter queue throws away what is in it: QEMU gets the time to read first.
@@ -366,14 +450,20 @@ void Handover::resync() {
     }
 }
 
+void Handover::events_lost() {
+    for (auto& [key, given] : grants_given_) given.begun = false;
+}
+
 asio::awaitable<void> Handover::look_at(std::string key) {
     const Spike* known = spikes_.table().find(key);
     if (known == nullptr || !known->is_guest()) co_return;
     const Spike spike = *known;
     const auto state = co_await node_.libvirt.domain_state(spike.uuid);
+    if (state && state->active() && spike.state == SpikeState::incoming)
+        node_.spawn(settle(key, spike.attachment->half.epoch), "asking who has a Spike");
     if (!state || state->state != VIR_DOMAIN_RUNNING) co_return;
     if (spike.state == SpikeState::leaving) co_await come_back(key, spike.uuid);
-    if (spike.state == SpikeState::incoming) co_await activate(key, "libvirt says that the guest runs");
+    if (spike.state == SpikeState::incoming) arrived(spike, "libvirt says that the guest runs");
 }
 
 void Handover::ended(const Spike& spike) {

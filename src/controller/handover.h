@@ -5,8 +5,10 @@
 //                pre-switchover or device (a paused guest has no STOP), flips the wire: from then on frames to the
 //                guest wait in the destination's tap. If the guest runs again here (RESUME, and libvirt says so when
 //                asked), the wire is flipped back.
-//   destination  RESUME, MIGRATION completed or the guest's first frame activates the new epoch; the Corm's host then
-//                lets in nothing else. The source's end of the wire being closed does the same, at the Corm's host.
+//   destination  RESUME or the guest's first frame activates the new epoch; the Corm's host then lets in nothing else.
+//                The source's end of the wire being closed does the same, at the Corm's host. MIGRATION completed does
+//                not: libvirt may still let the guest run on at the source.
+// Where a guest runs whose wire is another's, or nobody's, its host asks on until it has one, or the guest is gone.
 // After events were lost (a reconnect), the states are queried. Flips and activations are repeated until the Corm's
 // host has answered, as long as they still mean something. A short history of each migration is kept for `banana
 // migration show`. Threading: the io_context's single thread.
@@ -28,7 +30,8 @@ public:
 
     void qmp_event(const Domain& domain, const std::string& name, const Json& data);
     void first_frame(const xconnect::FirstFrame& report);
-    void resync();                          // after libvirt's events were lost
+    void resync();                          // what has no event, or whose event came too early
+    void events_lost();                     // libvirt's: QEMU may have told of a migration's end
     void ended(const model::Spike& spike);  // it is being released here
 
     // A guest became this host's.
@@ -57,13 +60,18 @@ private:
     Async<void> check_only_destination(const model::Spike& spike, const std::string& destination);
     Error refuse_other(const model::Spike& spike, const std::string& destination) const;
     asio::awaitable<void> repeat(std::string key, const char* what, std::function<Async<bool>()> attempt);
+    Async<void> rewire(const model::Spike& spike, const Error& why);
+    void arrived(const model::Spike& spike, const std::string& sign);
     asio::awaitable<void> leave(std::string key);
     Async<bool> try_leave(const std::string& key, bool first);
     asio::awaitable<void> come_back(std::string key, std::string uuid);
-    asio::awaitable<void> activate(std::string key, std::string sign);
+    asio::awaitable<void> activate(std::string key, uint64_t epoch, std::string sign);
     asio::awaitable<void> look_at(std::string key);
-    asio::awaitable<void> failed(std::string key);
-    Async<bool> try_activate(const std::string& key, const std::string& sign);
+    asio::awaitable<void> failed(std::string key, int64_t granted);
+    asio::awaitable<void> settle(std::string key, uint64_t epoch);
+    Async<bool> try_settle(const std::string& key, uint64_t epoch);
+    Status owned(model::Spike spike, const std::string& sign);
+    Async<bool> try_activate(const std::string& key, uint64_t epoch, const std::string& sign);
     Async<bool> try_come_back(const std::string& key, const std::string& uuid);
     asio::awaitable<void> restore_queue(std::string key);
     asio::awaitable<void> tell_home(model::Spike spike);
@@ -73,10 +81,10 @@ private:
     Node& node_;
     Spikes& spikes_;
     migration::Grants& grants_;
-    std::map<std::string, Record> records_;         // by key; the latest of each
-    int64_t last_expiry_ = 0;                       // of the grants that were given
-    std::map<std::string, Given> grants_given_;     // by key
-    std::set<std::string> returning_, activating_;  // keys
+    std::map<std::string, Record> records_;                  // by key; the latest of each
+    std::map<std::string, Given> grants_given_;              // by key
+    std::set<std::string> returning_;                        // keys
+    std::set<std::pair<std::string, uint64_t>> activating_;  // keys and epochs
 };
 
 }  // namespace banana::controller

@@ -37,6 +37,11 @@ public:
     void tell_abilities();    // to the peers, if they are new
     void peer_changed(const std::string& name);
     bool records_ignored = false;  // some could not be read: what they stand for must not be swept away
+    // Then nobody is told either that there is nothing: they would do away with their side.
+    Error unreadable(const std::string& what) const {
+        return {Errc::busy, "host " + config.host + " has records that it cannot read: " + printable(what, 80) +
+                                " may be among them (see its log)"};
+    }
 
     wiring::Site site() const { return {config.host, config.underlay, config.vxlan_port}; }
 

@@ -352,13 +352,26 @@ asio::awaitable<void> Spikes::settle() {
     }
 }
 
-void Spikes::peer_up(const std::string& peer) {
+void Spikes::verify_with(const std::string& peer) {
+    if (asking_.insert(peer).second) node_.spawn(verify_all(peer), "asking for wires' other sides");
+}
+
+// One after the other: each may take a while, as one that was lost is made anew.
+asio::awaitable<void> Spikes::verify_all(std::string peer) {
     for (const auto& key : table_.keys()) {
-        const Spike& spike = *table_.find(key);
-        if (!spike.attachment || spike.attachment->corm_host != peer) continue;
-        if (spike.state == SpikeState::unwired) node_.spawn(tell_of_release(key), "telling of a release");
-        if (spike.state == SpikeState::wired) node_.spawn(verify(key), "asking for a wire's other side");
+        const Spike* spike = table_.find(key);
+        if (spike == nullptr || !spike->attachment || spike->attachment->corm_host != peer) continue;
+        if (peer != node_.config.host && !node_.peers.is_up(peer)) break;
+        co_await look_after(key);
     }
+    asking_.erase(peer);
+}
+
+asio::awaitable<void> Spikes::look_after(std::string key) {
+    const Spike* spike = table_.find(key);
+    if (spike == nullptr) co_return;
+    if (spike->state == SpikeState::unwired) co_await tell_of_release(key);
+    if (spike->state == SpikeState::wired) co_await verify(key);
 }
 
 asio::awaitable<void> Spikes::tell_of_release(std::string key) {
@@ -375,13 +388,14 @@ asio::awaitable<void> Spikes::retry_loop() {
         for (const auto& key : table_.keys()) {
             const Spike* spike = table_.find(key);
             if (spike == nullptr || !spike->attachment) continue;
+            if (spike->state != SpikeState::unwired && !to_verify_.contains(key)) continue;
             const std::string host = spike->attachment->corm_host;
-            if (host != node_.config.host && !node_.peers.is_up(host)) continue;
-            if (spike->state == SpikeState::unwired)
-                co_await tell_of_release(key);
-            else if (to_verify_.contains(key))
-                co_await verify(key);
+            if (host == node_.config.host || node_.peers.is_up(host)) co_await look_after(key);
         }
+        std::erase_if(to_verify_, [&](const std::string& key) {
+            const Spike* spike = table_.find(key);
+            return spike == nullptr || spike->state != SpikeState::wired;
+        });
     }
 }
 
@@ -393,28 +407,52 @@ asio::awaitable<void> Spikes::verify(std::string key) {
     const Spike spike = *known;
     Json params = Json::object({{"spike", key}});
     const auto owner = co_await node_.call(spike.attachment->corm_host, "wire.owner", params);
-    if (!owner) co_return;
-    const std::string host = owner->get("owner").as_string();
-    const bool stands =
-        host == node_.config.host && owner->get("epoch").as_int() == static_cast<int64_t>(spike.attachment->half.epoch);
-    if (stands && !has_moved(spike, owner->get("underlay").as_string())) co_return;
-    if (!host.empty() && host != node_.config.host) {
-        log::error("Spike {}: wired here, but host {} says that it is host {}'s", spike.name,
-                   spike.attachment->corm_host, host);
+    if (!owner) {
+        if (owner.error().code() != Errc::unsupported) to_verify_.insert(key);
         co_return;
     }
-    log::notice("Spike {}: {}; it is made anew", spike.name,
-                stands ? "an underlay address of its wire has changed"
-                       : "host " + spike.attachment->corm_host + " no longer has its wire");
-    if (const Status gone = node_.engine.realise(wiring::plan_spike_gone(spike)); !gone)
-        log::error("Spike {}: {}", spike.name, gone.error().message());
+    const std::string host = owner->get("owner").as_string();
+    const bool same =
+        host == node_.config.host && owner->get("epoch").as_int() == static_cast<int64_t>(spike.attachment->half.epoch);
+    const bool failed_before = to_verify_.contains(key);
+    Status done;
+    if (same && !has_moved(spike, owner->get("underlay").as_string())) {
+        // What stands in the record may not have come to stand in the kernel.
+        if (failed_before && !spike.device.empty()) done = co_await attach(key, spike.device);
+    } else if (!host.empty() && host != node_.config.host) {
+        if (!failed_before)
+            log::error("Spike {}: wired here, but host {} says that it is host {}'s", spike.name,
+                       spike.attachment->corm_host, host);
+        done = Error(Errc::busy, "");
+    } else {
+        if (!failed_before)
+            log::notice("Spike {}: {}; it is made anew", spike.name,
+                        same ? "an underlay address of its wire has changed"
+                             : "host " + spike.attachment->corm_host + " no longer has its wire");
+        done = co_await remake(spike);
+        // Its Corm may be made anew by and by.
+        if (!done && !failed_before)
+            log::error("Spike {}: {}; tried again until it succeeds", spike.name, done.error().message());
+    }
+    if (done)
+        to_verify_.erase(key);
+    else
+        to_verify_.insert(key);
+}
+
+// The old wire's device goes when the new one carries frames. If that cannot be had, the record stays as it was: it
+// says that the Spike is to be wired, and verify() comes again.
+Async<void> Spikes::remake(Spike spike) {
+    const std::string key = spike.key;
     Status again = co_await build(spike);
     if (again) again = co_await attach(key, spike.device);
-    // Its Corm may be made anew by and by.
-    if (again)
-        to_verify_.erase(key);
-    else if (to_verify_.insert(key).second)
-        log::error("Spike {}: {}; tried again until it succeeds", spike.name, again.error().message());
+    if (!again) {
+        (void)save(spike);
+        co_return again;
+    }
+    if (const Status gone = node_.engine.realise(wiring::plan_half_gone(spike.attachment->half)); !gone)
+        log::error("Spike {}: {}", spike.name, gone.error().message());
+    co_return again;
 }
 
 // A VXLAN wire has both ends' addresses in its devices and filters. `told`: what the Corm's host has for this one.

@@ -23,13 +23,13 @@ public:
     Status load();
     void serve();
     wiring::Plan plan() const;
-    void drop_stale_devices();                 // at start: taps that are gone, or are other guests' by now
-    void peer_up(const std::string& peer);     // tells it what could not be told, asks whether its side of wires stands
-    void choose_stages();                      // at start: adopted netdevs of an earlier version get one
-    void stage_all();                          // adopted netdevs into their stages (wiring/headroom.h)
-    void link_set(const std::string& device);  // an adopted netdev may be back
-    asio::awaitable<void> retry_loop();        // tells of releases, and makes lost wires anew, again and again
-    asio::awaitable<void> settle();            // after start: gives up what a crash left half built
+    void drop_stale_devices();                  // at start: taps that are gone, or are other guests' by now
+    void verify_with(const std::string& peer);  // tells it what could not be told, asks if its side of wires stands
+    void choose_stages();                       // at start: adopted netdevs of an earlier version get one
+    void stage_all();                           // adopted netdevs into their stages (wiring/headroom.h)
+    void link_set(const std::string& device);   // an adopted netdev may be back
+    asio::awaitable<void> retry_loop();         // tells of releases, and makes lost wires anew, again and again
+    asio::awaitable<void> settle();             // after start: gives up what a crash left half built
 
     const registry::Table<model::Spike>& table() const { return table_; }
     const model::Spike* by_name(const std::string& name) const;
@@ -61,6 +61,8 @@ public:
     Async<void> wire(model::Spike spike, std::string device);
     // The wire is given up on both sides. `forget`: the record goes as well. The caller holds the lock.
     Async<void> release(std::string key, bool forget);
+    // A new wire for a guest, or a device, that is here and whose old one is lost. The caller holds the lock.
+    Async<void> remake(model::Spike spike);
     asio::awaitable<KeyLock::Guard> lock(const std::string& key) { return node_.locks.acquire("spike:" + key); }
 
     // The full path of a new name, with the suffix that makes it unique (design §1).
@@ -83,6 +85,8 @@ private:
     Async<void> close_at_corm(model::Spike spike, bool handed_over);
     asio::awaitable<void> tell_of_release(std::string key);
     asio::awaitable<void> verify(std::string key);
+    asio::awaitable<void> verify_all(std::string peer);
+    asio::awaitable<void> look_after(std::string key);
     bool has_moved(const model::Spike& spike, const std::string& told) const;
     asio::awaitable<void> reattach(std::string key);
     bool owns_device(const model::Spike& spike) const;
@@ -94,6 +98,7 @@ private:
     Status erase(const std::string& key);
     registry::Table<model::Spike> table_;  // by key
     std::set<std::string> to_verify_;      // keys of those whose wire was lost and could not be made anew
+    std::set<std::string> asking_;         // hosts that verify_all() asks
     // Derived from the table, so that a request does not have to go through all Spikes.
     std::map<std::string, std::string> by_device_;           // device -> key
     std::set<std::pair<std::string, std::string>> by_name_;  // (name, key)

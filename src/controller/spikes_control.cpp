@@ -69,6 +69,7 @@ Async<Json> Spikes::holds(const rpc::Context& context, Json params) {
     const Spike* spike = table_.find(key);
     const bool holds = spike != nullptr && spike->attachment && spike->attachment->corm_host == host &&
                        spike->attachment->half.epoch == static_cast<uint64_t>(epoch);
+    if (spike == nullptr && node_.records_ignored) co_return node_.unreadable(key);
     co_return Json::object({{"holds", holds}});
 }
 

@@ -244,7 +244,9 @@ Async<void> Wires::evict(std::string spike) {
     co_return Status();
 }
 
-void Wires::peer_up(const std::string& host) { node_.spawn(verify(host), "asking for wires' other sides"); }
+void Wires::verify_with(const std::string& host) {
+    if (asking_.insert(host).second) node_.spawn(verify(host), "asking for wires' other sides");
+}
 
 // The Spike's host may have lost its side: with its records, or by a crash between our answer and its record.
 asio::awaitable<void> Wires::verify(std::string host) {
@@ -256,8 +258,9 @@ asio::awaitable<void> Wires::verify(std::string host) {
     for (const auto& [spike, epoch] : halves) {
         Json question = Json::object({{"spike", spike}, {"epoch", epoch}});
         const auto answer = co_await node_.call(host, "spike.holds", question);
-        if (!answer) co_return;  // gone again, or of an earlier version
-        if (answer->get("holds").as_bool()) continue;
+        if (!answer && (answer.error().code() == Errc::unreachable || answer.error().code() == Errc::unsupported))
+            break;  // gone again, or of an earlier version
+        if (!answer || answer->get("holds").as_bool()) continue;
         const auto guard = co_await node_.locks.acquire("wire:" + spike);
         const Wire* wire = table_.find(spike);
         if (wire == nullptr) continue;
@@ -265,6 +268,7 @@ asio::awaitable<void> Wires::verify(std::string host) {
         if (const Status closed = close_half(spike, host, epoch, false); !closed)
             log::error("{}", closed.error().message());
     }
+    asking_.erase(host);
 }
 
 Status Wires::close_half(const std::string& spike, const std::string& host, uint64_t epoch, bool handed_over) {
@@ -281,9 +285,9 @@ Status Wires::close_half(const std::string& spike, const std::string& host, uint
         return node_.engine.realise(gone).context("close the wire of Spike " + wire.name);
     }
     TRY(save(wire));
-    TRY(node_.engine.realise(wiring::plan_wire_entries(wire, retired)));
-    retire(retired);
-    return {};
+    const Status shown = node_.engine.realise(wiring::plan_wire_entries(wire, retired));
+    retire(retired);  // also then: nobody will know of them any more
+    return shown;
 }
 
 void Wires::retire(const std::vector<Half>& halves) {

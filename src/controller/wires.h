@@ -12,8 +12,8 @@
 //   wire.owner    {spike} -> {owner, standby, epoch, underlay}   who could grant it; from where its frames come
 //   wire.prepare  {grant, mac, allow_any_mac, preference} -> Attachment    a destination's standby half
 //   wire.attach   {spike, epoch, device}          this host only: the device of a native half
-//   wire.flip     {spike, epoch}                  owner or destination; epoch: the asker's own half's
-//   wire.back     {spike}                         owner, whose guest runs again
+//   wire.flip     {spike, epoch}                  owner, whose guest was stopped; epoch: its half's
+//   wire.back     {spike, abandon}                owner, whose guest runs again; abandon: no standby half is left
 //   wire.activate {spike, epoch}                  destination, whose guest runs
 //   wire.close    {spike, epoch, handed_over}     gives up the asker's half (epoch 0: whichever it is)
 // Threading: the io_context's single thread; one coroutine at a time for each wire.
@@ -42,9 +42,8 @@ public:
     const model::Wire* by_name(const std::string& name) const;
     std::vector<std::string> names_on(const std::string& corm) const;  // wired Spikes of a Corm
     bool handing_over() const;                                         // a wire has a standby half
-    // Whether the Corm's side of this wire may be closed by hand: its Spike's host is not this one.
-    Async<void> evict(std::string spike);
-    void peer_up(const std::string& host);  // asks whether its sides of wires stand; also of this host, at start
+    Async<void> evict(std::string spike);       // closes the Corm's side by hand, whoever has the Spike
+    void verify_with(const std::string& host);  // asks it whether its sides of wires stand; also this host
 
 private:
     struct Asked {  // a request's common part
@@ -101,7 +100,8 @@ private:
     void unindex(const model::Wire& wire);
     Status save(const model::Wire& wire);
     Status forget(const model::Wire& wire);
-    uint64_t last_epoch_ = 0;  // of the wires that were forgotten
+    uint64_t last_epoch_ = 0;       // of the wires that were forgotten
+    std::set<std::string> asking_;  // hosts that verify() asks
 };
 
 }  // namespace banana::controller

@@ -136,8 +136,15 @@ Async<Json> Wires::attach(const rpc::Context& context, Json params) {
     const Wire* known = table_.find(who.spike);
     if (known == nullptr) co_return Error(Errc::not_found, "no such wire: " + who.spike);
     Wire wire = *known;
-    for (auto* half : {&wire.active, &wire.standby})
-        if (*half && (*half)->host == who.host && (*half)->epoch == who.epoch) (*half)->device = device;
+    bool found = false;
+    for (auto* half : {&wire.active, &wire.standby}) {
+        if (!*half || (*half)->host != who.host || (*half)->epoch != who.epoch) continue;
+        (*half)->device = device;
+        found = true;
+    }
+    if (!found)
+        co_return Error(Errc::refused,
+                        fmt::format("Spike {}: host {} has no half of epoch {}", wire.name, who.host, who.epoch));
     CO_TRY_SET(const model::Corm corm, corms_.local(wire.corm));
     CO_TRY(save(wire));
     CO_TRY(node_.engine.realise(wiring::plan_wire(node_.site(), corm, wire)));
@@ -159,8 +166,9 @@ Async<Json> Wires::change(const rpc::Context& context, Json params, const char* 
         co_return retired.error();
     }
     CO_TRY(save(wire));
-    CO_TRY(node_.engine.realise(wiring::plan_wire_entries(wire, *retired)).context(what));
-    retire(*retired);
+    const Status shown = node_.engine.realise(wiring::plan_wire_entries(wire, *retired));
+    retire(*retired);  // also then: nobody will know of them any more
+    CO_TRY(shown.context(what));
     co_return Json::object();
 }
 
@@ -179,6 +187,7 @@ Async<Json> Wires::check(const rpc::Context& context, Json params) {
 Async<Json> Wires::owner(const rpc::Context&, Json params) {
     CO_TRY_SET(const std::string spike, params.string("spike"));
     const Wire* wire = table_.find(spike);
+    if (wire == nullptr && node_.records_ignored) co_return node_.unreadable(spike);
     co_return Json::object({{"owner", wire != nullptr ? wire->owner() : ""},
                             {"standby", wire != nullptr && wire->standby ? wire->standby->host : ""},
                             {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}},
@@ -187,10 +196,10 @@ Async<Json> Wires::owner(const rpc::Context&, Json params) {
 
 Async<Json> Wires::flip(const rpc::Context& context, Json params) {
     co_return co_await change(context, std::move(params), "flip", true, [](Wire& wire, const Asked& asked) -> Retired {
-        const Half* own = wire.half_of(asked.host);
-        if (own == nullptr || own->epoch != asked.epoch)
+        if (!wire.active || wire.active->host != asked.host || wire.active->epoch != asked.epoch)
             return Error(Errc::refused,
-                         fmt::format("Spike {}: host {} has no half of epoch {}", wire.name, asked.host, asked.epoch));
+                         fmt::format("Spike {} is host {}'s (epoch {}), not host {}'s (epoch {})", wire.name,
+                                     wire.owner(), wire.active ? wire.active->epoch : 0, asked.host, asked.epoch));
         if (!wire.standby) return Error(Errc::refused, fmt::format("Spike {}: nobody is to take it over", wire.name));
         TRY(wire.flip(wire.standby->epoch));
         return std::vector<Half>{};
@@ -198,10 +207,15 @@ Async<Json> Wires::flip(const rpc::Context& context, Json params) {
 }
 
 Async<Json> Wires::flip_back(const rpc::Context& context, Json params) {
+    const bool over = params.get("abandon").as_bool();
     co_return co_await change(context, std::move(params), "flip back", false,
-                              [](Wire& wire, const Asked& asked) -> Retired {
-                                  TRY(wire.flip_back(asked.host));
-                                  return std::vector<Half>{};
+                              [over](Wire& wire, const Asked& asked) -> Retired {
+                                  if (!over) {
+                                      TRY(wire.flip_back(asked.host));
+                                      return std::vector<Half>{};
+                                  }
+                                  TRY_SET(const auto retired, wire.abandon(asked.host));
+                                  return retired ? std::vector<Half>{*retired} : std::vector<Half>{};
                               });
 }
 

@@ -115,6 +115,7 @@ Json Spike::json() const {
                              {"device", device},
                              {"state", spike_state_name(state)},
                              {"granted", granted},
+                             {"grant_expiry", grant_expiry},
                              {"old_txqueuelen", old_txqueuelen},
                              {"stage", stage}});
     if (attachment) out.set("attachment", attachment->json());
@@ -152,6 +153,7 @@ Result<Spike> Spike::from_json(const Json& json) {
         s.stage = static_cast<uint32_t>(number);
     }
     s.granted = json.get("granted").as_string();
+    s.grant_expiry = json.get("grant_expiry").as_int();
     return s;
 }
 

@@ -59,6 +59,7 @@ struct Spike {
     SpikeState state = SpikeState::unwired;
     std::optional<Attachment> attachment;
     std::string granted;          // the host that this one granted it to; empty: nobody asked
+    int64_t grant_expiry = 0;     // of the last grant, as seconds since 1970: a later grant expires later
     uint32_t old_txqueuelen = 0;  // to be restored; 0: nothing to restore
     uint32_t stage = 0;           // of an adopted netdev: the number of its stage (wiring/headroom.h); 0: none
 

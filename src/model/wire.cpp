@@ -88,6 +88,13 @@ Status Wire::flip_back(const std::string& by) {
     return {};
 }
 
+Result<std::optional<Half>> Wire::abandon(const std::string& by) {
+    TRY(flip_back(by));
+    auto retired = std::exchange(standby, std::nullopt);
+    if (retired) to(Phase::active);
+    return retired;
+}
+
 Result<std::optional<Half>> Wire::activate(uint64_t epoch) {
     if (active && active->epoch == epoch) return std::optional<Half>();
     if (!standby || standby->epoch != epoch)

@@ -64,6 +64,8 @@ struct Wire {
     Status prepare(Half half);  // gives it the next epoch; replaces an earlier standby half, as the owner granted anew
     Status flip(uint64_t epoch);
     Status flip_back(const std::string& by);
+    // The owner's migration is over, and its guest stayed: flipped back, without a standby half. Returns that.
+    Result<std::optional<Half>> abandon(const std::string& by);
     // Returns the half that is to be retired; nothing when the epoch was active already.
     Result<std::optional<Half>> activate(uint64_t epoch);
     // A host gives up its half: closes, abandons, or hands over. Returns the halves that are to be retired; none when

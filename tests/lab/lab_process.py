@@ -83,6 +83,8 @@ class Process:
         pid = wait_until(lambda: self.pid or self.status is not None, 5, f"{self.label} to begin")
         if pid is not True:
             os.kill(pid, number)
+        if number == signal.SIGCONT and self.status is None:  # nsenter stops itself when its child is stopped
+            os.kill(self._popen.pid, number)
 
     def wait(self, timeout: float = 30.0) -> int:
         """Its exit status, once it has ended by itself."""

@@ -9,12 +9,14 @@ import signal
 import sys
 import time
 import unittest
+from typing import Any
 
 sys.dont_write_bytecode = True
 
 import lab_measure  # noqa: E402
 import lab_product as product  # noqa: E402
-from banana_lab import Lab, LabError, Nic, Process, Vm, wait_until  # noqa: E402
+from banana_lab import Lab, LabError, Nic, Process, Vm, underlay_address, wait_until  # noqa: E402
+from test_peers import rogue  # noqa: E402
 
 ADDRESS = "10.77.0.10"
 SPIKE = "hv2/vm1/net0"  # where it was started first
@@ -123,6 +125,35 @@ class FailedMigrationTest(unittest.TestCase):
             os.kill(frozen, signal.SIGKILL)
         self.assertNotEqual(moving.wait(60), 0)
         self.stays()
+
+    def test_3b_destination_qemu_killed_after_the_switch(self) -> None:
+        """The wire is the destination's already, whose daemon is away, when the guest is let run on at the source."""
+        moving = self.begin()
+        moving.signal(signal.SIGSTOP)  # virsh tells the hosts what comes next
+        try:
+            self.hurry()
+            wait_until(lambda: self.wire()["phase"] == "flipped", 60, "the wire's flip")
+            asking = ("virsh", "qemu-monitor-command", "vm1", '{"execute": "query-migrate"}')
+            wait_until(lambda: '"completed"' in self.lab.exec(self.source, *asking, check=False).stdout, 30,
+                       "all of its memory to be there")
+            with product.without_bananad(self.lab, self.goal):
+                wire = self.wire()
+                taking = ["wire.activate", {"spike": wire["spike"], "epoch": wire["standby"]["epoch"]}]
+                self.assertEqual(rogue(self.lab, self.goal, underlay_address("hv1"), [taking])[1]["result"], {})
+                self.assertEqual((self.wire()["phase"], self.wire()["spike_host"]), ("active", self.goal))
+                self.kill_qemu(self.goal)
+                moving.signal(signal.SIGCONT)
+                self.assertNotEqual(moving.wait(60), 0)
+                wait_until(lambda: f"Spike {SPIKE} belongs to {self.goal}, not to {self.source}" in product.bananad_log(
+                    self.lab, self.source), 20, "the source to ask for its wire")
+        finally:
+            moving.signal(signal.SIGCONT)
+        self.runs_on(self.source)
+
+    def wire(self) -> dict[str, Any]:
+        found = product.wire(self.lab, "hv1", SPIKE)
+        assert found
+        return found
 
     def remaining_mib(self) -> float:
         for line in self.job().splitlines():

@@ -230,8 +230,11 @@ class PeersTest(unittest.TestCase):
         with product.without_bananad(self.lab, "hv3"):
             _, prepared = self.rogue("10.99.0.1", [["wire.prepare", {**asking, "grant": self.grant("hv2", wire, "hv2")}]])
             epoch = prepared["result"]["half"]["epoch"]
-            _, reply = self.rogue("10.99.0.1", [["wire.activate", {"spike": key, "epoch": epoch}]])
-            self.assertRegex(reply["error"]["message"], f"Spike {SPIKE}: its guest runs on host hv2")
+            asked = [[f"wire.{what}", {"spike": key, "epoch": epoch}] for what in ("activate", "flip", "activate")]
+            _, *replies = self.rogue("10.99.0.1", asked)
+            runs = "its guest runs on host hv2"
+            for reply, why in zip(replies, (runs, "is host hv2's", runs), strict=True):
+                self.assertRegex(reply["error"]["message"], f"Spike {SPIKE}.* {why}")
             self.assertTrue(product.reaches(self.lab, ADDRESS))
         product.wait_peers(self.lab)
         # hv3's own daemon knows nothing of that standby wire, which goes.

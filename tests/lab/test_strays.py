@@ -8,6 +8,7 @@ import shutil
 import signal
 import sqlite3
 import tempfile
+import time
 import unittest
 from contextlib import closing
 from typing import Any
@@ -65,6 +66,9 @@ class StraysTest(unittest.TestCase):
     def until(self, condition: object, what: str) -> None:
         wait_until(condition, PATIENCE, what, 0.1)  # type: ignore[arg-type]
 
+    def passes(self, host: str, name: str) -> None:
+        self.until(lambda: self.lab.exec(host, "banana", "ping", name, check=False).returncode == 0, "a probe to pass")
+
     def adopt(self, host: str, name: str, device: str, corm: str, *options: str) -> None:
         self.banana(host, "spike", "adopt", name, "--device", device)
         self.banana(host, "connect", name, corm, *options)
@@ -117,7 +121,46 @@ class StraysTest(unittest.TestCase):
         self.without_records("hv1")
         self.banana("hv1", "corm", "create", "lab", "--uplink", "eth1")
         self.until(lambda: self.wires("hv1") == {"hv3/dev/v": "active"}, "the wire to be made anew")
-        self.until(lambda: self.lab.exec("hv3", "banana", "ping", "v", check=False).returncode == 0, "it to carry frames")
+        self.passes("hv3", "v")
+
+    def test_made_anew_though_it_fails_at_first(self) -> None:
+        self.adopt("hv3", "w", "d0", "lab", "--wire", "vxlan")
+        with product.rule(self.lab, "hv3", "prerouting", "udp dport 4789"):
+            self.without_records("hv1")
+            self.banana("hv1", "corm", "create", "lab", "--uplink", "eth1")
+            self.until(lambda: "again until it succeeds" in product.bananad_log(self.lab, "hv3"), "an attempt to fail")
+        self.passes("hv3", "w")
+        self.assertEqual(self.states("hv3")["hv3/dev/w"], "wired")
+
+    def test_records_that_cannot_be_read(self) -> None:
+        """Of a later version, say: what they stand for goes on, and is not closed by the other side."""
+        self.adopt("hv3", "q", "d2", "lab")
+        for host, kind, word in (("hv3", "spike", '"kind":"netdev"'), ("hv1", "wire", '"phase":"active"')):
+            with self.subTest(kind):
+                before = product.devices(self.lab, "hv3"), product.devices(self.lab, "hv1")
+                other = word[:-1] + '9"'
+                self.with_record(host, kind, word, other)
+                time.sleep(1)  # the other side asks when the peer is up: nothing is to come of it
+                self.with_record(host, kind, other, word)
+                self.passes("hv3", "q")
+                self.assertEqual((product.devices(self.lab, "hv3"), product.devices(self.lab, "hv1")), before)
+
+    def with_record(self, host: str, kind: str, old: str, new: str) -> None:
+        """bananad is killed, and finds a record changed."""
+        self.lab.kill_daemon(host, "bananad", signal.SIGKILL)
+        home = self.lab.host(host).root / "var/lib/banana"
+        with tempfile.TemporaryDirectory() as directory:  # SQLite would look for the file by a path that is not ours
+            for file in home.glob("state.db*"):
+                shutil.move(file, directory)
+            with closing(sqlite3.connect(f"{directory}/state.db")) as store:
+                done = store.execute("update record set document = replace(document, ?, ?) where kind = ?",
+                                     (old, new, kind))
+                self.assertGreaterEqual(done.rowcount, 1)
+                store.commit()
+                store.execute("pragma wal_checkpoint(truncate)")
+            shutil.copy(f"{directory}/state.db", home)
+        self.lab.start_bananad(host)
+        product.wait_peers(self.lab)
 
     def test_nobody_elses_netdev(self) -> None:
         """Also not once it was wired; and what was wired leaves no rows behind."""
@@ -240,7 +283,7 @@ class StraysTest(unittest.TestCase):
         self.lab.exec("hv3", "ip", "link", "del", wire["device"])
         self.lab.start_bananad("hv3")
         product.wait_peers(self.lab)
-        self.until(lambda: self.lab.exec("hv3", "banana", "ping", "w", check=False).returncode == 0, "it to carry frames")
+        self.passes("hv3", "w")
 
     def test_an_underlay_address_changes(self) -> None:
         self.adopt("hv3", "u", "d2", "lab")

@@ -96,6 +96,22 @@ const Row rows[] = {
       "!refused Spike hv1/vm1/net0 belongs to hv1, not to hv2",
       "!refused Spike hv1/vm1/net0 belongs to hv1, not to hv2",
       "!refused Spike hv1/vm1/net0 belongs to hv1, not to hv2"}},
+    {"abandon by the owner",
+     [](Wire& w) {
+         const auto retired = w.abandon("hv1");
+         return retired ? Status() : retired.error();
+     },
+     {"!refused Spike hv1/vm1/net0 belongs to nobody, not to hv1", "active hv1:5 -", "active hv1:5 -",
+      "active hv1:5 -"}},
+    {"abandon by the destination",
+     [](Wire& w) {
+         const auto retired = w.abandon("hv2");
+         return retired ? Status() : retired.error();
+     },
+     {"!refused Spike hv1/vm1/net0 belongs to nobody, not to hv2",
+      "!refused Spike hv1/vm1/net0 belongs to hv1, not to hv2",
+      "!refused Spike hv1/vm1/net0 belongs to hv1, not to hv2",
+      "!refused Spike hv1/vm1/net0 belongs to hv1, not to hv2"}},
     {"activate the standby",
      [](Wire& w) { return activate(w, 6); },
      {"!refused Spike hv1/vm1/net0: no standby wire of epoch 6 (the active one is 0)",
