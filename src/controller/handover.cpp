@@ -428,6 +428,7 @@ Status Handover::owned(Spike spike, const std::string& sign) {
 }
 
 asio::awaitable<void> Handover::settle(std::string key, uint64_t epoch) {
+    co_await node_.sleep(longest_retry);  // most guests run by then, and have said so
     co_await repeat(key, "ask who has it", [&] { return try_settle(key, epoch); });
 }
 
