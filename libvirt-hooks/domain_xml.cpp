@@ -141,9 +141,14 @@ Status resolve(DomainFacts& domain) {
 
 }  // namespace
 
+std::string corm_of(const Interface& interface) {
+    if (interface.network.starts_with(network_prefix)) return interface.network.substr(network_prefix.size());
+    if (!interface.network.empty() || interface.type != "bridge") return "";
+    return interface.bridge.starts_with(anchor_prefix) ? interface.bridge.substr(anchor_prefix.size()) : "";
+}
+
 bool is_banana(const Interface& interface) {
-    if (interface.network.starts_with(network_prefix)) return true;
-    return interface.type == "direct" && interface.dev.starts_with(device_prefix);
+    return !corm_of(interface).empty() || (interface.type == "direct" && interface.dev.starts_with(device_prefix));
 }
 
 bool DomainFacts::has_banana() const {

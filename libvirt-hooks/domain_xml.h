@@ -42,9 +42,14 @@ struct Interface {
     static Result<Interface> from_json(const Json& json);
 };
 
-// On a Corm's network (banana-NAME), or on an endpoint device of ours (macvtap on bneXXXXXXXX).
+// On a Corm's network (banana-NAME) or its anchor (bn-NAME), or on an endpoint device of ours (macvtap on bneXXXXXXXX).
+// The anchor alone is what libvirt 9 leaves of a running guest's <source> when its link state is set; so it stands in
+// what is migrated, saved and restored afterwards.
 bool is_banana(const Interface& interface);
+// The short name of the Corm whose network or anchor it is on; "": neither.
+std::string corm_of(const Interface& interface);
 inline constexpr std::string_view network_prefix = "banana-";
+inline constexpr std::string_view anchor_prefix = "bn-";
 inline constexpr std::string_view device_prefix = "bne";
 
 struct DomainFacts {

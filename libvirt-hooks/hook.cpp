@@ -82,7 +82,7 @@ Status read_input(int fd, const Deadline& deadline, std::string& out) {
 // Whether text that may not be parsed could concern us.
 bool mentions_us(std::string_view text) {
     for (const char quote : {'\'', '"'})
-        for (const auto prefix : {network_prefix, device_prefix})
+        for (const auto prefix : {network_prefix, anchor_prefix, device_prefix})
             if (text.find(quote + std::string(prefix)) != std::string_view::npos) return true;
     return text.find("<name>" + std::string(network_prefix)) != std::string_view::npos;
 }

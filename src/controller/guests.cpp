@@ -82,6 +82,13 @@ Async<Json> Guests::hook_qemu(Json params) {
 
 // ---- Who is an interface's Spike? ----
 
+// A bridge may be called like an anchor and be none: then its guest is nobody's business here.
+bool Guests::is_ours(const Interface& interface) const {
+    if (!hooks::is_banana(interface)) return false;
+    const bool by_bridge = interface.type == "bridge" && interface.network.empty();
+    return !by_bridge || corms_.by_short(hooks::corm_of(interface)) != nullptr;
+}
+
 Result<Spike> Guests::macvtap_of(const DomainFacts& facts, const Interface& interface, const SpikeMeta* meta) const {
     const auto id = parse_hex32(interface.dev.substr(std::string(model::macvtap_prefix).size()));
     const Spike* found = nullptr;
@@ -129,8 +136,7 @@ Result<Spike> Guests::spike_of(const DomainFacts& facts, const Interface& interf
         spike.key = model::guest_key(facts.uuid, mac);
         if (const Spike* known = spikes_.table().find(spike.key)) spike = *known;
         spike.kind = SpikeKind::tap;
-        const std::string short_name = interface.network.substr(std::string(model::network_prefix).size());
-        auto corm = corms_.resolve(short_name);
+        auto corm = corms_.resolve(hooks::corm_of(interface));
         if (!corm) return corm.error().context(fmt::format("interface {} of domain {}", interface.name, facts.name));
         spike.corm = corm->full_name();
         if (spike.name.empty()) {
@@ -242,11 +248,11 @@ Async<void> Guests::prepare(const DomainFacts& facts, bool incoming, Preparation
     CO_TRY(hooks::check(facts));
     std::set<std::string> macs;
     for (const auto& interface : facts.interfaces)
-        if (hooks::is_banana(interface) && !macs.insert(interface.mac).second)
+        if (is_ours(interface) && !macs.insert(interface.mac).second)
             co_return Error(Errc::invalid,
                             fmt::format("domain {}: two interfaces have MAC {}", facts.name, interface.mac));
     for (const auto& interface : facts.interfaces) {
-        if (!hooks::is_banana(interface)) continue;
+        if (!is_ours(interface)) continue;
         CO_TRY_SET(auto built, co_await prepare_one(facts, interface, incoming));
         run.built.push_back(std::move(built));
         if (run.abandoned) co_return Error(Errc::timeout, "abandoned");
@@ -282,7 +288,7 @@ Async<void> Guests::prepare_in_time(DomainFacts facts, bool incoming) {
 
 Async<void> Guests::start(const DomainFacts& facts) {
     for (const auto& interface : facts.interfaces) {
-        if (!hooks::is_banana(interface)) continue;
+        if (!is_ours(interface)) continue;
         CO_TRY_SET(const Spike spike, spike_of(facts, interface));
         const std::string device = spike.kind == SpikeKind::macvtap ? spike.device : interface.target;
         if (device.empty())

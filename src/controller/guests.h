@@ -69,6 +69,7 @@ private:
     asio::awaitable<void> write_metadata(std::string uuid);
     asio::awaitable<void> unplugged(std::string key, std::string device);
 
+    bool is_ours(const hooks::Interface& interface) const;
     Result<model::Spike> spike_of(const hooks::DomainFacts& facts, const hooks::Interface& interface) const;
     Result<model::Spike> macvtap_of(const hooks::DomainFacts& facts, const hooks::Interface& interface,
                                     const hooks::SpikeMeta* meta) const;

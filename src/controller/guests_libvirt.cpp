@@ -94,7 +94,7 @@ asio::awaitable<void> Guests::adopt(DomainFacts facts) {
     if (!facts.problem.empty()) log::warning("domain {}: {}", facts.name, facts.problem);
     bool changed = false;
     for (const auto& interface : facts.interfaces) {
-        if (!hooks::is_banana(interface) || interface.target.empty()) continue;
+        if (!is_ours(interface) || interface.target.empty()) continue;
         auto found = spike_of(facts, interface);
         if (!found) {
             log::error("{}", found.error().message());
@@ -129,7 +129,7 @@ asio::awaitable<void> Guests::write_metadata(std::string uuid) {
             std::vector<hooks::SpikeMeta> metas;
             for (const auto& interface : facts->interfaces) {
                 const auto mac = Mac::parse(interface.mac);
-                if (!hooks::is_banana(interface) || !mac) continue;
+                if (!is_ours(interface) || !mac) continue;
                 const hooks::SpikeMeta* old = facts->meta_of(interface);
                 hooks::SpikeMeta meta = old != nullptr ? *old : hooks::SpikeMeta{};
                 meta.interface = interface.name;

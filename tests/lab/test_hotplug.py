@@ -108,6 +108,23 @@ class Hotplug(LabCase):
         self.reach_whole(ADDRESS)
         self.assertEqual(self.wires("hv1", SPIKE), before)
 
+    def test_migrated_and_saved_after_an_update_of_the_link_state(self) -> None:
+        """libvirt keeps no more of the live interface's network than the bridge's name: here, the anchor's."""
+        self.start(self.guest())
+        self.reach(ADDRESS)
+        for state in ("down", "up"):
+            self.lab.virsh("hv1", "domif-setlink", "plug", self.tap("hv1", "plug"), state)
+        lab_measure.migrate(self.lab, "plug", "hv2")
+        self.await_spike("hv2", SPIKE)
+        self.assertEqual([wire["format"] for wire in self.wires("hv1", SPIKE)], ["vxlan"])
+        self.reach_whole(ADDRESS)
+        self.await_metadata("hv2", "plug", name=SPIKE, corm="hv1/lab")
+        self.lab.virsh("hv2", "managedsave", "plug")
+        self.await_nothing_left(SPIKE)
+        self.lab.virsh("hv2", "start", "plug")
+        self.await_spike("hv2", SPIKE)
+        self.reach_whole(ADDRESS)
+
     def live_interface(self, host: str, more: str = "", network: str = "banana-lab") -> str:
         """The running guest's first interface, as an administrator would edit it."""
         root = ElementTree.fromstring(self.lab.virsh(host, "dumpxml", "plug"))

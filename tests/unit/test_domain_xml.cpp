@@ -80,6 +80,14 @@ TEST_CASE("what is Banana's and what is not") {
     CHECK(is_banana(Interface{.type = "direct", .dev = "bne00000001"}));
     CHECK_FALSE(is_banana(Interface{.type = "direct", .dev = "eth0"}));
     CHECK_FALSE(is_banana(Interface{.type = "ethernet", .dev = "bne00000001"}));
+    // What libvirt makes of a running guest's <source> when its link state is set.
+    const auto facts = read(domain("<interface type='bridge'><source bridge='bn-lab'/></interface>"));
+    CHECK(is_banana(facts.interfaces[0]));
+    CHECK(corm_of(facts.interfaces[0]) == "lab");
+    CHECK_FALSE(is_banana(Interface{.type = "bridge", .bridge = "br0"}));
+    CHECK_FALSE(is_banana(Interface{.type = "bridge", .bridge = "bn-"}));
+    CHECK_FALSE(is_banana(Interface{.type = "bridge", .network = "default", .bridge = "bn-lab"}));
+    CHECK_FALSE(is_banana(Interface{.type = "direct", .bridge = "bn-lab"}));
 }
 
 TEST_CASE("aliases that libvirt has not dealt out yet are predicted by its rule") {

@@ -215,6 +215,16 @@ TEST_CASE("hook: guests and networks that are not ours do not meet bananad") {
     CHECK(run_with(domain("default", "<x xmlns='u' net='banana-lab'/>"), "start", no_socket).status == 0);
 }
 
+TEST_CASE("hook: a guest of which libvirt has kept the anchor alone is ours") {
+    const std::string id = "<name>vm1</name><uuid>6f0a2c6e-6c0f-4f0e-9d9b-0d4b6c1f7a11</uuid>";
+    const auto plugged_into = [&](const std::string& bridge) {
+        const std::string interface = "<interface type='bridge'><source bridge='" + bridge + "'/></interface>";
+        return run_with("<domain>" + id + "<devices>" + interface + "</devices></domain>", "prepare", no_socket).status;
+    };
+    CHECK(plugged_into("bn-lab") == 1);
+    CHECK(plugged_into("br-lab") == 0);
+}
+
 TEST_CASE("hook: operations that are not ours do not even read stdin") {
     CHECK(run_with(ours, "attach", no_socket, soon, "qemu", true).message == "");
     CHECK(run_with(port_xml, "started", no_socket, soon, "network", true).message == "");
