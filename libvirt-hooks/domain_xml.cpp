@@ -62,17 +62,6 @@ void predict_aliases(std::vector<Interface>& interfaces) {
     }
 }
 
-void give_names(std::vector<Interface>& interfaces) {
-    for (Interface& interface : interfaces) {
-        interface.name = interface.alias;
-        if (!interface.alias.starts_with(user_prefix)) continue;
-        const std::string shorter = interface.alias.substr(user_prefix.size());
-        const bool taken = std::any_of(interfaces.begin(), interfaces.end(),
-                                       [&](const Interface& other) { return other.alias == shorter; });
-        if (!shorter.empty() && !taken) interface.name = shorter;
-    }
-}
-
 // --- The metadata's entries and their interfaces ---
 
 int find_target(const std::vector<Interface>& interfaces, const SpikeMeta& spike, bool by_mac) {
@@ -81,9 +70,34 @@ int find_target(const std::vector<Interface>& interfaces, const SpikeMeta& spike
         return found == interfaces.end() ? -1 : static_cast<int>(found - interfaces.begin());
     };
     if (by_mac) return spike.mac.empty() ? -1 : find([&](const Interface& i) { return i.mac == spike.mac; });
-    const int found = find([&](const Interface& i) { return i.alias == spike.interface; });
-    return found >= 0 ? found
-                      : find([&](const Interface& i) { return i.alias == std::string(user_prefix) + spike.interface; });
+    int found = find([&](const Interface& i) { return i.name == spike.interface; });
+    if (found < 0) found = find([&](const Interface& i) { return i.alias == spike.interface; });
+    if (found < 0)
+        found = find([&](const Interface& i) { return i.alias == std::string(user_prefix) + spike.interface; });
+    return found;
+}
+
+std::string free_name(const std::vector<Interface>& interfaces, const Interface& interface) {
+    const auto taken = [&](const std::string& name) {
+        return std::any_of(interfaces.begin(), interfaces.end(), [&](const auto& other) { return other.name == name; });
+    };
+    if (interface.alias.starts_with(user_prefix) && interface.alias.size() > user_prefix.size())
+        if (std::string shorter = interface.alias.substr(user_prefix.size()); !taken(shorter)) return shorter;
+    std::string name = interface.alias;
+    for (int number = 2; taken(name); ++number) name = fmt::format("{}-{}", interface.alias, number);
+    return name;
+}
+
+// A clone's entries, with another domain's uuid, are not about its interfaces.
+void give_names(DomainFacts& domain) {
+    for (const SpikeMeta& spike : domain.spikes) {
+        const int noted = spike.uuid == domain.uuid ? find_target(domain.interfaces, spike, true) : -1;
+        if (noted >= 0) domain.interfaces[static_cast<size_t>(noted)].name = spike.interface;
+    }
+    for (const bool users : {true, false})
+        for (Interface& interface : domain.interfaces)
+            if (interface.name.empty() && interface.alias.starts_with(user_prefix) == users)
+                interface.name = free_name(domain.interfaces, interface);
 }
 
 // An entry that bananad wrote (it alone writes the uuid) outlives its interface, when that is unplugged, was plugged
@@ -191,14 +205,11 @@ Result<DomainFacts> parse_domain(std::string_view text) {
     for (const xmlNode* node : xml::children(xml::child(root, "devices"), "interface"))
         out.interfaces.push_back(read_interface(node));
     predict_aliases(out.interfaces);
-    give_names(out.interfaces);
     auto spikes = read_domain_metadata(xml::child(root, "metadata"));
-    if (!spikes) {
-        out.problem = spikes.error().message();
-        return out;
-    }
-    out.spikes = std::move(*spikes);
-    if (auto resolved = resolve(out); !resolved) out.problem = resolved.error().message();
+    if (spikes) out.spikes = std::move(*spikes);
+    give_names(out);
+    const Status resolved = spikes ? resolve(out) : spikes.error();
+    if (!resolved) out.problem = resolved.error().message();
     return out;
 }
 

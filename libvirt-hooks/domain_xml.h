@@ -5,9 +5,11 @@
 //   alias  libvirt's name of a device. Of the user's choosing it begins with "ua-"; the others libvirt deals out as
 //          net0, net1, ..., anew at each start and on each migration's destination. Where it has not done so yet, the
 //          reader predicts them by libvirt's own rule (the next number after the highest in use, in document order).
-//   name   ours: the alias without "ua-", or with it where another interface has that very alias.
-// A metadata entry belongs to the interface that has its MAC, if it states one that is there; else to that with exactly
-// its alias, else to that with its alias after "ua-".
+//   name   ours, and no other interface's: the one that bananad has noted for that MAC in the domain's metadata; else
+//          the alias without "ua-". Where both are in use, a user's alias goes before libvirt's, which is numbered
+//          ("net0-2"): an interface keeps its name, whatever is plugged in beside it.
+// A metadata entry belongs to the interface that has its MAC, if it states one that is there; else to that with its
+// name, else to that with exactly its alias, else to that with its alias after "ua-".
 // Two kinds of errors: XML that is no domain fails the reading; metadata that is wrong does not, for it must not keep
 // bananad from a guest that runs. It is kept in `problem`, and check() makes it an error where a start can be refused.
 // Threading: pure functions on values. Errors: Errc::invalid, with element and line, never with other pieces of the

@@ -113,16 +113,37 @@ TEST_CASE("aliases that libvirt has not dealt out yet are predicted by its rule"
         CHECK(facts.interfaces[0].alias == "hostdev0");
         CHECK(facts.interfaces[1].alias == "net0");
     }
-    SUBCASE("two interfaces never get one name") {
-        const auto facts = read(domain(nic("ua-net0") + nic("")));
-        CHECK(facts.interfaces[0].name == "ua-net0");
-        CHECK(facts.interfaces[1].name == "net0");
-    }
+}
+
+TEST_CASE("two interfaces never get one name, and each keeps its own") {
+    const auto names = [](const std::string& interfaces, const std::string& spikes = "") {
+        std::vector<std::string> out;
+        for (const auto& interface : read(domain(interfaces, spikes)).interfaces) out.push_back(interface.name);
+        return out;
+    };
+    const std::string first = nic("ua-net0", "52:54:00:00:00:01"), second = nic("net0", "52:54:00:00:00:02");
+    using Names = std::vector<std::string>;
+    CHECK(names(first) == Names{"net0"});
+    CHECK(names(first + second) == Names{"net0", "net0-2"});
+    CHECK(names(second + first) == Names{"net0-2", "net0"});
+    CHECK(names(first + nic("ua-net0-2") + second) == Names{"net0", "net0-2", "net0-3"});
+    // What bananad has noted goes before aliases: the user's came later, or libvirt has numbered anew.
+    const auto noted = [](const std::string& name, const std::string& mac, const std::string& whose = uuid) {
+        return spike("interface='" + name + "' name='hv1/vm1/x' uuid='" + whose + "' mac='52:54:00:00:00:" + mac + "'");
+    };
+    CHECK(names(first + second, noted("net0", "02")) == Names{"ua-net0", "net0"});
+    CHECK(names(second, noted("net0-2", "02")) == Names{"net0-2"});
+    CHECK(names(nic("net1", "52:54:00:00:00:02"), noted("net4", "02")) == Names{"net4"});
+    // Older ones stay, too.
+    CHECK(names(first + second, noted("ua-net0", "01") + noted("net0", "02")) == Names{"ua-net0", "net0"});
+    const std::string other = "11111111-2222-3333-4444-555555555555";
+    CHECK(names(second, noted("net7", "02", other)) == Names{"net0"});
+    CHECK(names(second, noted("net7", "09")) == Names{"net0"});
 }
 
 TEST_CASE("an entry finds its interface: by MAC, by alias, by alias after ua-") {
-    SUBCASE("exact alias first") {
-        const auto facts = read(domain(nic("ua-net0") + nic("net0"), spike("interface='net0'")));
+    SUBCASE("the alias that the user chose first") {
+        const auto facts = read(domain(nic("net0") + nic("ua-net0"), spike("interface='net0'")));
         CHECK(facts.problem == "");
         CHECK(facts.spikes[0].target == 1);
     }
