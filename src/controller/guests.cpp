@@ -45,7 +45,7 @@ void Guests::serve() {
     node_.dispatcher.on("spike.moved", [this](Context& c, Json p) -> Async<Json> {
         // A hint; nothing is decided by it, and nothing keeps it yet.
         CO_TRY_SET(const std::string name, p.string("name"));
-        if (model::name_home(name) != node_.config.host || name.size() > spike_name_max || name != printable(name))
+        if (model::name_home(name) != node_.config.host || !model::check_spike_name(name))
             co_return Error(Errc::refused, "this host is not the home of " + printable(name, 80));
         log::debug("Spike {}: on host {} now (epoch {})", name, caller(node_, c), p.get("epoch").as_int());
         co_return Json::object();
@@ -141,10 +141,10 @@ Result<Spike> Guests::spike_of(const DomainFacts& facts, const Interface& interf
         spike.corm = corm->full_name();
         if (spike.name.empty()) {
             spike.home = own_hints && !meta->home.empty() ? meta->home : node_.config.host;
-            const std::string name = own_hints && !meta->name.empty()
-                                         ? meta->name
-                                         : model::spike_name(spike.home, facts.name, interface.name);
-            spike.name = spikes_.unique_name(name, spike.key, facts.uuid);
+            // A Spike keeps its name. Hints are whoever's: what cannot be one is not taken.
+            const bool named = own_hints && model::check_spike_name(meta->name).ok();
+            spike.name = spikes_.unique_name(
+                named ? meta->name : model::spike_name(spike.home, facts.name, interface.name), spike.key);
         }
     }
     spike.mac = mac;

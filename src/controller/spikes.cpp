@@ -157,13 +157,31 @@ bool Spikes::stands(const Wiring& wiring) const {
     return now != nullptr && wiring_of(*now) == wiring;
 }
 
-std::string Spikes::unique_name(const std::string& name, const std::string& key, const std::string& uuid) const {
-    const Spike* known = by_name(name);
-    if (known == nullptr || known->key == key) return name;
-    return name + "~" + uuid.substr(0, 8);
+std::string Spikes::unique_name(const std::string& name, const std::string& key) const {
+    return model::unique_spike_name(name, key, [&](const std::string& tried) {
+        const Spike* known = by_name(tried);
+        return known != nullptr && known->key != key;
+    });
 }
 
 // Sets the Spike's name to the one that it has at the Corm's host.
+Result<Attachment> Spikes::read_answer(const Json& reply, Spike& spike) const {
+    const std::string corm_host = model::corm_host(spike.corm);
+    TRY_SET(Attachment attachment, Attachment::from_json(reply).context("answer of host " + corm_host));
+    if (attachment.corm != spike.corm || attachment.corm_host != corm_host || attachment.half.host != node_.config.host)
+        return Error(Errc::invalid, fmt::format("host {} answered for another wire than was asked for", corm_host));
+    if (const auto host = node_.host(corm_host)) attachment.corm_underlay = host->underlay;
+    // It may make a name unique, and no more.
+    const std::string name = reply.get("name").as_string();
+    if (name != spike.name && !name.empty()) {
+        if (name.rfind(spike.name + "~", 0) != 0 || !model::check_spike_name(name))
+            return Error(Errc::invalid, fmt::format("host {} answered with the name '{}' for Spike {}", corm_host,
+                                                    printable(name, 80), spike.name));
+        spike.name = name;
+    }
+    return attachment;
+}
+
 Async<Attachment> Spikes::ask(Spike& spike, const Json& grant) {
     const std::string corm_host = model::corm_host(spike.corm);
     Json params = Json::object({{"spike", spike.key},
@@ -176,19 +194,13 @@ Async<Attachment> Spikes::ask(Spike& spike, const Json& grant) {
     if (grant.is_null() && !spike.device.empty()) params.set("device", spike.device);
     const std::string method = grant.is_null() ? "wire.open" : "wire.prepare";
     CO_TRY_SET(const Json reply, co_await node_.call(corm_host, method, params));
-    CO_TRY_SET(Attachment attachment, Attachment::from_json(reply).context("answer of host " + corm_host));
-    if (attachment.corm != spike.corm || attachment.corm_host != corm_host || attachment.half.host != node_.config.host)
-        co_return Error(Errc::invalid, fmt::format("host {} answered for another wire than was asked for", corm_host));
-    if (const auto host = node_.host(corm_host)) attachment.corm_underlay = host->underlay;
-    // It may make a name unique, and no more.
-    const std::string name = reply.get("name").as_string();
-    if (name != spike.name && !name.empty()) {
-        if (name.rfind(spike.name + "~", 0) != 0 || name != printable(name, spike_name_max))
-            co_return Error(Errc::invalid, fmt::format("host {} answered with the name '{}' for Spike {}", corm_host,
-                                                       printable(name, 80), spike.name));
-        spike.name = name;
-    }
-    co_return attachment;
+    auto attachment = read_answer(reply, spike);
+    if (attachment) co_return attachment;
+    // It has opened a wire all the same. What it cannot be told now is told later, as after an answer that was lost.
+    Json opened = Json::object({{"spike", spike.key}, {"epoch", uint64_t{0}}, {"handed_over", false}});
+    const auto closed = co_await node_.call(corm_host, "wire.close", opened);
+    if (closed) co_return attachment.error();
+    co_return Error(Errc::unreachable, attachment.error().message());
 }
 
 Async<void> Spikes::probe(Spike spike) {

@@ -14,8 +14,6 @@
 
 namespace banana::controller {
 
-inline constexpr size_t spike_name_max = 200;  // bytes
-
 class Spikes {
 public:
     Spikes(Node& node, Corms& corms, Wires& wires);
@@ -65,8 +63,7 @@ public:
     Async<void> remake(model::Spike spike);
     asio::awaitable<KeyLock::Guard> lock(const std::string& key) { return node_.locks.acquire("spike:" + key); }
 
-    // The full path of a new name, with the suffix that makes it unique (design §1).
-    std::string unique_name(const std::string& name, const std::string& key, const std::string& uuid) const;
+    std::string unique_name(const std::string& name, const std::string& key) const;  // on this host
 
 private:
     Async<Json> create(Json params);
@@ -80,6 +77,7 @@ private:
     Status unstage(const model::Spike& spike);
     Result<model::Spike> new_netdev(const Json& params, model::SpikeKind kind) const;
 
+    Result<model::Attachment> read_answer(const Json& reply, model::Spike& spike) const;
     Async<model::Attachment> ask(model::Spike& spike, const Json& grant);
     Async<void> probe(model::Spike spike);
     Async<void> close_at_corm(model::Spike spike, bool handed_over);

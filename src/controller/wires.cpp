@@ -105,8 +105,10 @@ const Wire* Wires::by_name(const std::string& name) const {
 
 // Names are made by homes, each for itself: a guest that moved away may meet a younger one of its old name here.
 std::string Wires::free_name(const std::string& name, const std::string& spike) const {
-    const auto it = by_name_.find(name);
-    return it == by_name_.end() || it->second == spike ? name : name + "~" + spike.substr(0, 8);
+    return model::unique_spike_name(name, spike, [&](const std::string& tried) {
+        const auto it = by_name_.find(tried);
+        return it != by_name_.end() && it->second != spike;
+    });
 }
 
 void Wires::drop_stale_devices() {

@@ -64,6 +64,7 @@ Result<Wires::Asked> Wires::asked(const rpc::Context& context, const Json& param
 Async<Json> Wires::open(const rpc::Context& context, Json params) {
     CO_TRY_SET(const Asked who, asked(context, params, false));
     CO_TRY_SET(const std::string name, params.string("name"));
+    CO_TRY(model::check_spike_name(name));
     CO_TRY_SET(const Mac mac, Mac::parse(params.get("mac").as_string()));
     CO_TRY_SET(const std::string corm_name, params.string("corm"));
     CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
@@ -85,7 +86,7 @@ Async<Json> Wires::open(const rpc::Context& context, Json params) {
     if (wire.active) retired.push_back(*wire.active);
     if (wire.phase == Phase::idle) wire.port = free_port();
     wire.spike = who.spike;
-    wire.name = free_name(printable(name), who.spike);
+    wire.name = free_name(name, who.spike);
     wire.mac = mac;
     wire.allow_any_mac = params.get("allow_any_mac").as_bool();
     wire.corm = corm_name;

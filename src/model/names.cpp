@@ -22,6 +22,25 @@ Status check_dns_like(std::string_view kind, std::string_view name, size_t max) 
                              printable(name, 40), max));
 }
 
+// An own suffix, of unique_spike_name(), may be added at the Spike's home, and another one at the Corm's host.
+constexpr size_t suffix_room = 2 * std::string_view("~01234567-99").size();
+constexpr size_t interface_part_max = 40;  // a UUID as an alias fits
+
+bool plain(char c) { return c >= ' ' && c < 0x7f && c != '\\'; }
+
+// Whole escapes only, at most `max` bytes.
+std::string name_part(std::string_view text, size_t max) {
+    constexpr std::string_view cut = "...";
+    std::string out;
+    size_t whole = 0;  // of what still leaves room for `cut`
+    for (const char c : text) {
+        out += plain(c) && c != '/' && c != '%' ? std::string(1, c) : fmt::format("%{:02X}", static_cast<uint8_t>(c));
+        if (out.size() > max) return out.substr(0, whole).append(cut);
+        if (out.size() + cut.size() <= max) whole = out.size();
+    }
+    return out;
+}
+
 std::string device(const char* prefix, uint32_t id) { return prefix + hex32(id); }
 
 }  // namespace
@@ -65,8 +84,31 @@ std::string corm_short_name(std::string_view full_name) {
 std::string corm_host(std::string_view full_name) { return name_home(full_name); }
 
 std::string spike_name(std::string_view home, std::string_view domain, std::string_view interface) {
-    return fmt::format("{}/{}/{}", home, domain, interface);
+    const size_t rest = spike_name_max - suffix_room - home.size() - interface_part_max - std::string_view("//").size();
+    return fmt::format("{}/{}/{}", home, name_part(domain, rest), name_part(interface, interface_part_max));
 }
+
+Status check_spike_name(std::string_view name) {
+    const size_t first = name.find('/'), second = name.find('/', first + 1), more = name.find('/', second + 1);
+    const bool parts = first != std::string_view::npos && second != std::string_view::npos &&
+                       more == std::string_view::npos && second > first + 1 && second + 1 < name.size();
+    if (parts && name.size() <= spike_name_max && std::all_of(name.begin(), name.end(), plain) &&
+        check_host_name(name.substr(0, first)))
+        return {};
+    return Error(Errc::invalid, fmt::format("Spike name '{}': it must be HOME/DOMAIN/INTERFACE, at most {} bytes of "
+                                            "printable ASCII without '\\'",
+                                            printable(name, 80), spike_name_max));
+}
+
+std::string unique_spike_name(const std::string& name, const std::string& key,
+                              const std::function<bool(const std::string&)>& taken) {
+    if (!taken(name)) return name;
+    const std::string longer = name + "~" + key.substr(0, std::min<size_t>(8, key.find('/')));
+    std::string unique = longer;
+    for (int number = 2; taken(unique); ++number) unique = fmt::format("{}-{}", longer, number);
+    return unique;
+}
+
 std::string netdev_spike_name(std::string_view home, std::string_view label) {
     return fmt::format("{}/dev/{}", home, label);
 }

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -32,7 +33,16 @@ Status check_mtu(int64_t mtu);  // the range of base/mtu.h
 std::string corm_full_name(std::string_view host, std::string_view short_name);
 std::string corm_short_name(std::string_view full_name);
 std::string corm_host(std::string_view full_name);
+// A guest's: of text that its administrator chose, which may be any. What is not printable ASCII, and '/', '\\' and
+// '%', is written as %XX, byte by byte; what is too long ends in "...". It is made so once, at the Spike's home: all
+// others take it as it is, or refuse it by check_spike_name().
 std::string spike_name(std::string_view home, std::string_view domain, std::string_view interface);
+inline constexpr size_t spike_name_max = 200;    // bytes; with "banana wire " it fits the kernel's ifalias
+Status check_spike_name(std::string_view name);  // HOME/DOMAIN/INTERFACE, printable ASCII without '\\'
+// `name`, or if another Spike has that: with "~" and the beginning of the key, which is the domain's uuid's or the
+// home.
+std::string unique_spike_name(const std::string& name, const std::string& key,
+                              const std::function<bool(const std::string&)>& taken);
 std::string netdev_spike_name(std::string_view home, std::string_view label);  // "hv1/dev/label"
 std::string name_home(std::string_view name);                                  // up to the first '/'
 

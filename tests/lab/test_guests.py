@@ -125,6 +125,23 @@ class GuestLife(LabCase):
         self.assertEqual((wire["format"], wire["phase"]), ("native", "active"))
         self.await_metadata("hv1", "life", epoch=str(wire["epoch"]))
 
+    def test_any_name_that_libvirt_takes(self) -> None:
+        """What is not plain in it is written as %XX, and one that is too long is cut; the wire is found by that."""
+        for name, shown in (("win\\dom", "win%5Cdom"), ("büro", "b%C3%BCro"), ("n" * 200, "n" * 128 + "...")):
+            with self.subTest(name):
+                spike = f"hv2/{shown}/net0"
+                self.define(guest(name), "hv2")
+                self.lab.virsh("hv2", "start", "--paused", name)
+                self.await_metadata("hv2", name, name=spike)
+                for host in ("hv1", "hv2"):
+                    self.assertEqual(self.banana(host, "wire", "show", spike)["format"], "vxlan")
+                    self.assertIn(spike, self.lab.exec(host, "banana", "wire", "list").stdout)
+                self.assertIn("running guest's", self.refused("hv2", "banana", "disconnect", spike))
+                self.lab.virsh("hv2", "attach-interface", name, "network", "banana-lab", "--model", "virtio", "--live")
+                second = self.await_spike("hv2", f"hv2/{shown}/net0-2")["name"]
+                self.lab.virsh("hv2", "destroy", name)
+                self.await_nothing_left(spike, second)
+
     def test_rename_keeps_the_spike(self) -> None:
         self.define(guest())
         self.lab.virsh("hv1", "start", "--paused", "life")

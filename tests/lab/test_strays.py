@@ -22,6 +22,27 @@ UUID = "11111111-2222-3333-4444-555555555555"
 ADDRESS = "10.77.0.10"
 GUEST_SPIKE = "hv2/vm1/net0"
 
+# Run on a host in its bananad's place: peers find it up, but its answer to wire.open is none. Prints what it is asked.
+BAD_ANSWERS = """
+import json, socket, ssl, sys, threading
+me, address = sys.argv[1:]
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(f"/etc/banana/pki/{me}.crt", f"/etc/banana/pki/{me}.key")
+hello = {"protocol": 1, "host": me, "site": "site1", "version": "0",
+         "capabilities": {"name": me, "site": "site1", "underlay": address, "underlay_mtu": 1500,
+                          "formats": ["native", "vxlan"]}}
+def serve(plain):
+    with context.wrap_socket(plain, server_side=True) as peer:
+        for line in peer.makefile("rb"):
+            asked = json.loads(line)
+            print(asked["method"], json.dumps(asked.get("params"), sort_keys=True), flush=True)
+            reply = {"jsonrpc": "2.0", "id": asked["id"], "result": hello if asked["method"] == "hello" else {}}
+            peer.sendall(json.dumps(reply).encode() + b"\\n")
+with socket.create_server((address, 7471)) as server:
+    while True:
+        threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+"""
+
 
 def interface(number: int, mac: str, **changes: object) -> dict[str, object]:
     """As banana-hook tells of it."""
@@ -206,6 +227,24 @@ class StraysTest(unittest.TestCase):
             self.assertIn("result", ask("hv4", 100))
         product.wait_peers(self.lab)
         self.until(lambda: self.wires("hv1") == {"hv2/dev/g": "active"}, "the standby half to go, which nobody has")
+
+    def test_an_answer_that_is_none(self) -> None:
+        """The Corm's host has opened a wire for it: it is told to close that."""
+        corm = {"host": "hv4", "kind": "etherstub", "device": "", "mtu": 1500, "formats": ["vxlan"], "id": "00000bad",
+                "name": "bad"}
+        self.banana("hv2", "spike", "adopt", "b", "--device", "d0")
+        self.addCleanup(self.banana, "hv2", "spike", "delete", "b")
+        with product.without_bananad(self.lab, "hv4"), \
+                self.lab.spawn("hv4", "python3", "-c", BAD_ANSWERS, "hv4", "10.99.0.4") as bad:
+            rogue(self.lab, "hv4", "10.99.0.2", [["corm.sync", {"corms": [corm]}]])
+            up = lambda: next(one["state"] for one in product.ask(self.lab, "hv2", "peer.list")["peers"]  # noqa: E731
+                              if one["name"] == "hv4") == "up"
+            self.until(up, "hv2 to take it for a peer")
+            self.assertRegex(product.refused(self.lab, "hv2", "banana", "connect", "b", "bad"),
+                             "answer of host hv4: member 'corm' is missing")
+            bad.expect('wire.close {"epoch": 0, "handed_over": false, "spike": "hv2/dev/b"}')
+            self.assertEqual(self.states("hv2")["hv2/dev/b"], "unwired")
+        product.wait_peers(self.lab)
 
     # ---- Words that come late ----------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 #include <net/if.h>
 
 #include <algorithm>
+#include <set>
 
 using namespace banana;
 using namespace banana::model;
@@ -73,6 +74,57 @@ TEST_CASE("names: paths, and their parts again") {
     CHECK(guest_key("6f0ea4e2-6ac5-4f3b-a3f5-3f2c6b1f7a10", *Mac::parse("52:54:00:AB:cd:ef")) ==
           "6f0ea4e2-6ac5-4f3b-a3f5-3f2c6b1f7a10/52:54:00:ab:cd:ef");
     CHECK(netdev_key("hv1", "eth7") == "hv1/dev/eth7");
+}
+
+TEST_CASE("names: a Spike's, of whatever its domain is called") {
+    CHECK(spike_name("hv1", "win\\dom", "net0") == "hv1/win%5Cdom/net0");
+    CHECK(spike_name("hv1", "b\xc3\xbcro", "net0") == "hv1/b%C3%BCro/net0");
+    CHECK(spike_name("hv1", "my vm~1", "a.b_c-d") == "hv1/my vm~1/a.b_c-d");
+    CHECK(spike_name("hv1", "100%", "a/b") == "hv1/100%25/a%2Fb");
+    CHECK(spike_name("hv1", "a\tb", "\x7f") == "hv1/a%09b/%7F");
+    CHECK(spike_name("hv1", std::string(131, 'n'), "net0") == "hv1/" + std::string(131, 'n') + "/net0");
+    const std::string host(32, 'h');
+    for (const size_t size : {3, 101, 102, 127, 128, 129, 130, 131, 132, 133, 200, 5000})
+        for (const char* letter : {"n", "\xc3\xbc"}) {
+            std::string domain, interface;
+            while (domain.size() < size) domain += letter;
+            while (interface.size() < size / 3) interface += letter;
+            for (const auto& name : {spike_name("hv1", domain, "net0"), spike_name(host, domain, interface)}) {
+                CAPTURE(name);
+                CHECK(check_spike_name(name).ok());
+                for (const char* half : {"%.", "%C.", "%B."}) CHECK(name.find(half) == std::string::npos);
+                // Its home and the Corm's host may each make it unique.
+                const auto twice = [](const std::string& tried) { return tried.find('~') == std::string::npos; };
+                CHECK(check_spike_name(unique_spike_name(name, "01234567-89ab/x", twice) + "~01234567-99").ok());
+            }
+        }
+    const std::string cut = spike_name("hv1", std::string(200, 'n'), "net0");
+    CHECK(cut == "hv1/" + std::string(128, 'n') + ".../net0");
+}
+
+TEST_CASE("names: what another host calls a Spike is checked") {
+    for (const char* good : {"hv1/vm1/net0", "hv1/dev/eth7", "hv1/my vm/net0~01234567-2", "a/b/c", "hv1/100%/x"})
+        CHECK(check_spike_name(good).ok());
+    for (const char* bad :
+         {"", "hv1", "hv1/vm1", "hv1/vm1/", "hv1//net0", "/vm1/net0", "hv1/vm1/net0/x", "HV1/vm1/net0",
+          "hv1/b\xc3\xbcro/net0", "hv1/win\\dom/net0", "hv1/a\nb/net0", "hv1/a\x7f/net0", "//", "///"}) {
+        CAPTURE(bad);
+        CHECK_FALSE(check_spike_name(bad).ok());
+    }
+    CHECK(check_spike_name("hv1/" + std::string(191, 'n') + "/net0").ok());
+    CHECK(check_spike_name("hv1/" + std::string(192, 'n') + "/net0").error().message() ==
+          "Spike name 'hv1/" + std::string(76, 'n') +
+              "...': it must be HOME/DOMAIN/INTERFACE, at most 200 bytes of printable ASCII without '\\'");
+}
+
+TEST_CASE("names: a Spike's name is made unique") {
+    const std::set<std::string> all{"hv1/a/net0", "hv1/b/net0", "hv1/b/net0~01234567", "hv1/dev/x"};
+    const auto taken = [&](const std::string& name) { return all.contains(name); };
+    const std::string key = "01234567-89ab-cdef-0123-456789abcdef/52:54:00:00:00:01";
+    CHECK(unique_spike_name("hv1/c/net0", key, taken) == "hv1/c/net0");
+    CHECK(unique_spike_name("hv1/a/net0", key, taken) == "hv1/a/net0~01234567");
+    CHECK(unique_spike_name("hv1/b/net0", key, taken) == "hv1/b/net0~01234567-2");
+    CHECK(unique_spike_name("hv1/dev/x", "hv1/dev/x", taken) == "hv1/dev/x~hv1");
 }
 
 TEST_CASE("names: devices come from ids, fit the kernel, and are known again") {
