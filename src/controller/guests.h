@@ -86,6 +86,7 @@ private:
     asio::awaitable<void> release(Spikes::Wiring wiring, bool over);
     asio::awaitable<void> end_if_over(std::string uuid);
     bool is_incoming(const std::string& uuid) const;
+    bool comes_by_grant(const std::string& uuid) const;
 
     std::map<std::string, int64_t> incoming_;  // domains between `migrate` and their first run here; monotonic, ns
     std::map<std::string, std::shared_ptr<Preparation>> preparing_;  // by domain UUID

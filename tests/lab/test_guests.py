@@ -13,6 +13,7 @@ import uuid
 sys.dont_write_bytecode = True
 
 import lab_measure  # noqa: E402
+import lab_product  # noqa: E402
 from banana_lab import Lab, Nic, Vm, wait_until  # noqa: E402
 from lab_case import PATIENCE, LabCase  # noqa: E402
 
@@ -124,6 +125,15 @@ class GuestLife(LabCase):
         wire = self.wires("hv1", SPIKE)[0]
         self.assertEqual((wire["format"], wire["phase"]), ("native", "active"))
         self.await_metadata("hv1", "life", epoch=str(wire["epoch"]))
+
+    def test_started_at_once_after_an_offline_migration(self) -> None:
+        """It has a `migrate` hook as well, but nobody owns the Spike of a guest that is off."""
+        self.define(guest())
+        self.lab.exec("hv1", *lab_product.migrate_words("life", "hv2", "--offline", "--persistent", "--undefinesource"))
+        self.lab.virsh("hv2", "start", "life")
+        self.reach_whole(ADDRESS)
+        spike = self.await_spike("hv2", "hv2/life/net0")
+        self.await_metadata("hv2", "life", name="hv2/life/net0", epoch=str(spike["epoch"]))
 
     def test_any_name_that_libvirt_takes(self) -> None:
         """What is not plain in it is written as %XX, and one that is too long is cut; the wire is found by that."""

@@ -308,7 +308,7 @@ class StraysTest(unittest.TestCase):
         guest = domain("visitor", interface(0, "52:54:00:00:00:02", dev="bne0000beef", type="direct"), spikes=hints)
         before = product.devices(self.lab, "hv3")
         self.hook("hv3", "migrate", guest)
-        with self.assertRaisesRegex(LabError, "wired nowhere"):
+        with self.assertRaisesRegex(LabError, "Spike hv2/dev/mv is of host hv2, not of host hv3"):
             self.hook("hv3", "prepare", guest)
         self.assertEqual(product.devices(self.lab, "hv3"), before)
 
