@@ -25,6 +25,19 @@ Status make_directory(const std::string& path) {
     return errno_error(errno, "create directory " + path);
 }
 
+// Under another name none of the Corms would be this host's, and their bridges, which may bear its addresses, would be
+// taken for what nobody wants.
+Status check_name(registry::Store& store, const std::string& path, const std::string& host) {
+    const auto whose = store.claim(host);
+    if (!whose) return whose.error();
+    if (*whose == host) return {};
+    return Error(Errc::refused,
+                 fmt::format("{} has the records of host {}, but bananad.toml says host = \"{}\"; nothing was changed. "
+                             "Put host = \"{}\" back. To rename this host, first end or migrate its guests, and "
+                             "disconnect and delete its Corms under the old name; then stop bananad and remove {}*",
+                             path, *whose, host, *whose, path));
+}
+
 wiring::EngineOptions engine_options(const Config& config, const Options& options) {
     wiring::EngineOptions out;
     out.bpf_dir = options.bpf_dir;
@@ -83,7 +96,9 @@ Daemon::~Daemon() = default;
 Status Daemon::Impl::open() {
     TRY(make_directory(options.state_dir));
     TRY(make_directory(options.run_dir));
-    TRY_SET(auto store, registry::Store::open(options.state_dir + "/state.db"));
+    const std::string path = options.state_dir + "/state.db";
+    TRY_SET(auto store, registry::Store::open(path));
+    TRY(check_name(store, path, config.host));
     TRY_SET(auto engine, wiring::Engine::open(engine_options(config, options)));
     TRY_SET(monitor, netlink::Monitor::open());
     TRY_SET(grants, migration::Grants::load({config.tls.ca, config.tls.certificate, config.tls.key}));

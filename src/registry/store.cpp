@@ -159,4 +159,13 @@ Status Store::erase(const std::string& kind, const std::string& key) {
     return {};
 }
 
+Result<std::string> Store::claim(const std::string& host) {
+    constexpr const char *kind = "host", *key = "name", *member = "name";
+    TRY_SET(const auto known, get(kind, key));
+    if (known) return known->document.string(member).context("read host name");
+    // A new file, or an earlier version's. A full disk stops no daemon: it is noted at a later start, then.
+    (void)put(kind, key, Json::object({{member, host}}));
+    return host;
+}
+
 }  // namespace banana::registry

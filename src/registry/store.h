@@ -1,9 +1,9 @@
 // Store: the host's durable records, in SQLite; documents under (kind, key), each with a version.
 //
-// Concepts: a record is a Json document; the kinds in use are "corm", "wire", "spike", "epoch". Every write is one
-// transaction in WAL mode with synchronous=NORMAL: a crash of this process loses nothing that was acknowledged, a power
-// cut may lose the last writes but never tears one (SQLite documentation, "Write-Ahead Logging"; the kernel's links,
-// which the records describe, are gone then as well).
+// Concepts: a record is a Json document; the kinds in use are "corm", "wire", "spike", "epoch", "tunnel_peer", "host".
+// Every write is one transaction in WAL mode with synchronous=NORMAL: a crash of this process loses nothing that was
+// acknowledged, a power cut may lose the last writes but never tears one (SQLite documentation, "Write-Ahead Logging";
+// the kernel's links, which the records describe, are gone then as well).
 // compare_and_set() is what serialises a wire: it fails when somebody else wrote in between.
 // Threading: one thread. Errors: "<operation> <kind> <key>: <SQLite's text>"; busy when compare_and_set lost,
 // or another daemon has the file.
@@ -44,6 +44,9 @@ public:
     Result<int64_t> compare_and_set(const std::string& kind, const std::string& key, int64_t expected,
                                     const Json& document);
     Status erase(const std::string& kind, const std::string& key);  // absent: done already
+
+    // Whose records these are: of the first host that claimed them. Records are about devices of that host's name.
+    Result<std::string> claim(const std::string& host);
 
 private:
     struct Close {

@@ -14,6 +14,7 @@ import unittest
 sys.dont_write_bytecode = True
 
 from banana_lab import Nic, Vm, wait_until  # noqa: E402
+from lab_base import build_dir  # noqa: E402
 from lab_case import PATIENCE, Box, LabCase  # noqa: E402
 
 MOVED = "192.0.2.1"
@@ -291,6 +292,34 @@ address add {MOVED}/24 dev up2
         self.lab.exec("hv1", "ip", "address", "flush", "dev", bridge)
         self.banana("hv1", "corm", "delete", "stays")
         self.assertNotIn(bridge, self.lab.exec("hv1", "ip", "-br", "link").stdout)
+
+    def test_another_hosts_name_in_the_configuration(self) -> None:
+        """Under it, the Corm and its bridge would be nobody's. bananad does not start, and touches nothing."""
+        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
+link add up3 type veth peer name up3far
+link set up3far up
+link set up3 up
+address add {MOVED}/24 dev up3
+""")
+        self.addCleanup(self.lab.exec, "hv1", "ip", "link", "del", "up3")
+        at_first = self.addresses("up3")
+        bridge = str(self.corm("named", "--uplink", "up3", "--move-addresses")["bridge"])
+        config = self.lab.host("hv1").root / "etc/banana/bananad.toml"
+        before, links = config.read_text(), self.lab.exec("hv1", "ip", "-br", "link").stdout
+        self.lab.kill_daemon("hv1", "bananad")
+        try:
+            config.write_text(before.replace('host = "hv1"', 'host = "hv9"'))
+            said = self.refused("hv1", "timeout", "20", build_dir() / "bananad", "--config", "/etc/banana/bananad.toml")
+            self.assertRegex(said, 'state.db has the records of host hv1, but bananad.toml says host = "hv9".*'
+                                   'Put host = "hv1" back')
+            self.assertEqual(self.lab.exec("hv1", "ip", "-br", "link").stdout, links)
+            self.assertEqual(self.addresses(bridge), at_first)
+        finally:
+            config.write_text(before)
+            self.lab.start_bananad("hv1")
+        wait_until(lambda: self.is_whole("hv1"), PATIENCE, "hv1 to have its peer and libvirt")
+        self.banana("hv1", "corm", "delete", "named")
+        self.assertEqual(self.addresses("up3"), at_first)
 
     def addresses(self, device: str) -> list[str]:
         found = json.loads(self.lab.exec("hv1", "ip", "-4", "-j", "address", "show", "dev", device).stdout)

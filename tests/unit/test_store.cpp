@@ -218,6 +218,20 @@ TEST_CASE("store: a newer format is refused and left alone; a path that cannot b
     CHECK(text.error().message().find("not a database") != std::string::npos);
 }
 
+TEST_CASE("store: the records are of the host that claimed them first") {
+    const Folder folder;
+    const std::string path = folder / "state.db";
+    {
+        Store store = must(Store::open(path));  // as an earlier version left it: records, and nobody's
+        REQUIRE(store.put("wire", "w", document(1)).ok());
+        CHECK(must(store.claim("hv1")) == "hv1");
+    }
+    Store store = must(Store::open(path));
+    CHECK(must(store.claim("hv9")) == "hv1");
+    CHECK(must(store.claim("hv1")) == "hv1");
+    CHECK(n_of(store, "w") == 1);
+}
+
 TEST_CASE("store: a document that could not be read again is not written") {
     Store store = must(Store::open(":memory:"));
     CHECK(must(store.put("wire", "w", document(1))) == 1);
