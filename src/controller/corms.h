@@ -2,16 +2,16 @@
 //
 // Concepts: a Corm's host owns its record; every other host keeps a copy, so that networks and anchors survive a
 // restart without the owner. Owners tell all their Corms whenever a connection comes up and whenever one changes
-// ("corm.sync", the whole list: it replaces what was known of that host). On every host each Corm has an anchor bridge
-// and a libvirt network. A short name is reserved with every configured host before a Corm is made; a conflict found
-// later is reported, and the Corm known first keeps its place here: of the other one no record is kept. A list of more
-// than `max_corms` is refused, and changes nothing.
-// Methods served: corm.create, corm.list, corm.show, corm.delete (control); corm.sync, corm.reserve (peers).
-// Threading: the io_context's single thread.
+// ("corm.sync", the whole list: it replaces what was known of that host; see corms_sync.cpp). On every host each Corm
+// has an anchor bridge and a libvirt network. A short name is reserved with every configured host before a Corm is
+// made; a conflict found later is reported, and the Corm known first keeps its place here: of the other one no record
+// is kept. A list of more than `max_corms` is refused, and changes nothing. Methods served: corm.create, corm.list,
+// corm.show, corm.delete (control); corm.sync, corm.reserve (peers). Threading: the io_context's single thread.
 #pragma once
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
 
 #include "controller/node.h"
@@ -70,14 +70,28 @@ private:
     asio::awaitable<void> announce(std::string peer);
     void announce_all();
     asio::awaitable<void> ensure_network(model::Corm corm);
-    asio::awaitable<void> forget_remote(model::Corm corm);
-    void learn(const std::string& host, model::Corm corm);
+    // In corms_sync.cpp; the numbers are of Corms that changed.
+    struct Remote {                                    // another host: what it told, as far as it is not carried out
+        std::optional<std::vector<model::Corm>> told;  // the latest list
+        std::set<std::string> networks;                // short names, whose libvirt networks are made or removed
+        bool applying = false, settling = false;       // a coroutine is at it
+    };
+    asio::awaitable<void> apply_lists(std::string host);
+    asio::awaitable<size_t> forget_missing(const std::string& host, const std::vector<model::Corm>& list);
+    asio::awaitable<bool> forget(const model::Corm& corm);
+    asio::awaitable<size_t> learn(const std::string& host, const std::vector<model::Corm>& list);
+    bool note(const model::Corm& corm);
+    void make_anchors(const std::vector<model::Corm>& corms);
+    void settle_network(const std::string& host, const std::string& corm);
+    asio::awaitable<void> settle_networks(std::string host);
+    asio::awaitable<void> remove_network(const std::string& corm);
     Json json(const model::Corm& corm) const;
     Json corms_of_this_host() const;
 
     Node& node_;
     registry::Table<model::Corm> table_;  // by full name
     std::map<std::string, std::string> conflicts_, network_problems_;
+    std::map<std::string, Remote> remotes_;  // by host; entries stay
 };
 
 }  // namespace banana::controller

@@ -151,6 +151,29 @@ class Corms(LabCase):
         self.assertNotIn("late", [corm["name"] for corm in self.banana("hv2", "corm", "list")["corms"]])
         wait_until(lambda: all(self.is_whole(host) for host in ("hv1", "hv2")), PATIENCE, "both hosts")
 
+    def test_made_again_and_again_while_libvirt_is_slow(self) -> None:
+        """What is removed for a Corm that is gone must not hit the next one of its name."""
+        self.corm("again", "--etherstub")
+        libvirtd, = self.lab.pids("hv2", "libvirtd")
+        os.kill(libvirtd, signal.SIGSTOP)
+        self.addCleanup(os.kill, libvirtd, signal.SIGCONT)
+        for _ in range(2):
+            self.banana("hv1", "corm", "delete", "again")
+            # Its peers are asked whether the name is free: again once hv2 has forgotten it, as an administrator would.
+            wait_until(lambda: self.lab.exec("hv1", "banana", "corm", "create", "again", "--etherstub", "--force",
+                                             check=False).returncode == 0, PATIENCE, "Corm again to be made anew")
+        os.kill(libvirtd, signal.SIGCONT)
+        made = self.banana("hv1", "corm", "show", "again")["id"]
+        seen = lambda: [corm["id"] for corm in self.banana("hv2", "corm", "list")["corms"]  # noqa: E731
+                        if corm["name"] == "hv1/again"]
+        wait_until(lambda: seen() == [made], PATIENCE, "hv2 to know the last one")
+        self.await_network("again")
+        self.banana("hv1", "corm", "create", "marker", "--etherstub")
+        self.addCleanup(self.lab.exec, "hv1", "banana", "corm", "delete", "marker", check=False)
+        self.await_network("marker")
+        self.assertEqual(seen(), [made])
+        self.assertIn("bn-again", self.lab.exec("hv2", "ip", "-br", "link").stdout)
+
     # ---- kinds of Corm -------------------------------------------------------------------------------------------
 
     def test_two_guests_on_an_etherstub(self) -> None:

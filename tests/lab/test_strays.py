@@ -4,9 +4,11 @@
   hv1: Corm lab on eth1      hv2: Corm other (etherstub)      hv3, hv4        d0, d2: netdevs, to be adopted
 """
 
+import os
 import shutil
 import signal
 import sqlite3
+import sys
 import tempfile
 import time
 import unittest
@@ -245,6 +247,38 @@ class StraysTest(unittest.TestCase):
             bad.expect('wire.close {"epoch": 0, "handed_over": false, "spike": "hv2/dev/b"}')
             self.assertEqual(self.states("hv2")["hv2/dev/b"], "unwired")
         product.wait_peers(self.lab)
+
+    def test_lists_of_ever_new_corms(self) -> None:
+        """The latest one is what stands in the end, and who asks meanwhile is answered."""
+        corm = {"host": "hv4", "kind": "etherstub", "device": "", "mtu": 1500, "formats": ["native"]}
+        lists = [[f"z{number}x{at}" for at in range(256)] for number in range(12)]
+        calls = [["corm.sync", {"corms": [{**corm, "id": f"{number:04}{at:04}", "name": name}
+                                          for at, name in enumerate(names)]}] for number, names in enumerate(lists)]
+        known = lambda: sorted(one["short"] for one in product.ask(self.lab, "hv1", "corm.list")["corms"]  # noqa: E731
+                               if one["host"] == "hv4")
+        networks = lambda: sorted(name.removeprefix("banana-") for name in self.lab.virsh(  # noqa: E731
+            "hv1", "net-list", "--name").split() if name.startswith("banana-z"))
+        anchors = lambda: sorted(name.removeprefix("bn-") for name in os.listdir(  # noqa: E731
+            self.lab.host("hv1").root / "sys/class/net") if name.startswith("bn-z"))
+        longest = 0.0
+
+        def stands(wanted: list[str]) -> bool:
+            nonlocal longest
+            begin = time.monotonic()
+            seen = known()
+            longest = max(longest, time.monotonic() - begin)
+            return seen == sorted(wanted) and anchors() == seen
+
+        with product.without_bananad(self.lab, "hv4"):
+            self.assertEqual(["result" in reply for reply in rogue(self.lab, "hv4", "10.99.0.1", calls)], [True] * 13)
+            wait_until(lambda: stands(lists[-1]), 120, "the last list to stand", 0.05)
+            wait_until(lambda: stands(lists[-1]) and networks() == sorted(lists[-1]), 120, "its networks", 0.5)
+        self.assertEqual({peer["name"]: peer["state"] for peer in product.ask(self.lab, "hv1", "peer.list")["peers"]
+                          if peer["name"] != "hv4"}, {"hv2": "up", "hv3": "up"})
+        wait_until(lambda: stands([]) and networks() == [], 120, "hv4's own list, which is empty", 0.5)
+        product.wait_peers(self.lab)
+        self.assertLess(longest, 2)
+        print(f"the longest wait for hv1's list of Corms: {longest:.2f} s", file=sys.stderr)
 
     # ---- Words that come late ----------------------------------------------------------------------------------------
 
