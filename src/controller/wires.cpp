@@ -61,6 +61,7 @@ void Wires::index(const Wire& wire) {
     on_corm_[wire.corm].insert(wire.spike);
     ports_.insert(wire.port);
     by_name_[wire.name] = wire.spike;
+    if (wire.active) ++owned_[wire.owner()];
     for (const auto& half : {wire.active, wire.standby})
         if (half && half->format != Format::native) vnis_.insert(model::vni_of(half->connector));
 }
@@ -71,6 +72,7 @@ void Wires::unindex(const Wire& wire) {
     on_corm_[wire.corm].erase(wire.spike);
     ports_.erase(wire.port);
     by_name_.erase(wire.name);
+    if (wire.active && --owned_[wire.owner()] == 0) owned_.erase(wire.owner());
     for (const auto& half : {wire.active, wire.standby})
         if (half && half->format != Format::native) vnis_.erase(model::vni_of(half->connector));
 }
@@ -147,6 +149,20 @@ Status Wires::check_home(const std::string& spike, const std::string& host) cons
     if (known != nullptr && known->owner() == host) return {};
     return Error(Errc::refused,
                  fmt::format("Spike {} is of host {}, not of host {}", spike, model::name_home(spike), host));
+}
+
+// One host cannot take what all are to share: another has at most half, however many Spikes it says that it has.
+Status Wires::check_room(const std::string& spike, const std::string& host) const {
+    if (table_.find(spike) != nullptr) return {};
+    const int64_t most = node_.config.limits.max_wires, share = std::max<int64_t>(1, most / 2);
+    if (static_cast<int64_t>(ports_.size()) >= most)
+        return Error(Errc::refused, fmt::format("host {} carries {} wires, its limit (limits.max_wires)",
+                                                node_.config.host, ports_.size()));
+    const auto owned = owned_.find(host);
+    if (host == node_.config.host || owned == owned_.end() || static_cast<int64_t>(owned->second) < share) return {};
+    return Error(Errc::refused, fmt::format("host {} carries {} wires of host {}, the most that one other host may "
+                                            "have (half of limits.max_wires)",
+                                            node_.config.host, owned->second, host));
 }
 
 Status Wires::check_open(const std::string& spike, const Mac& mac, const model::Corm& corm,

@@ -71,6 +71,7 @@ private:
 
     // An adopted netdev or an endpoint is its home's; a guest's Spike is its guest's, wherever that is started.
     Status check_home(const std::string& spike, const std::string& host) const;
+    Status check_room(const std::string& spike, const std::string& host) const;
     Status check_open(const std::string& spike, const Mac& mac, const model::Corm& corm, const std::string& host) const;
     Result<model::Half> make_half(const std::string& host, const model::Corm& corm, const std::string& preference);
     Result<uint32_t> free_connector();
@@ -95,6 +96,7 @@ private:
     std::map<std::pair<std::string, Mac>, Seat> seats_;     // who has a MAC on a Corm
     std::map<std::string, std::set<std::string>> on_corm_;  // Corm -> Spike keys that are wired
     std::map<std::string, std::string> by_name_;            // of those that are not idle -> key
+    std::map<std::string, size_t> owned_;                   // host -> wires that it owns
     std::set<uint32_t> vnis_, ports_;
     void index(const model::Wire& wire);
     void unindex(const model::Wire& wire);

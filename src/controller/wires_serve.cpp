@@ -72,9 +72,7 @@ Async<Json> Wires::open(const rpc::Context& context, Json params) {
     CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
     CO_TRY(check_home(who.spike, who.host));
     CO_TRY(check_open(who.spike, mac, corm, who.host));
-    if (table_.find(who.spike) == nullptr && static_cast<int64_t>(ports_.size()) >= node_.config.limits.max_wires)
-        co_return Error(Errc::refused, fmt::format("host {} carries {} wires, its limit (limits.max_wires)",
-                                                   node_.config.host, ports_.size()));
+    CO_TRY(check_room(who.spike, who.host));
     const Wire* known = table_.find(who.spike);
     if (known != nullptr && known->phase != Phase::idle && known->corm != corm_name && known->owner() == who.host) {
         CO_TRY(close_half(who.spike, who.host, known->active->epoch, false));
@@ -180,6 +178,7 @@ Async<Json> Wires::check(const rpc::Context& context, Json params) {
     CO_TRY_SET(const model::Corm corm, corms_.local(corm_name));
     CO_TRY(check_home(spike, caller(node_, context)));
     CO_TRY(check_open(spike, mac, corm, caller(node_, context)));
+    CO_TRY(check_room(spike, caller(node_, context)));
     CO_TRY_SET(const std::string preference, model::parse_preference(params.get("preference").as_string()));
     CO_TRY(make_half(caller(node_, context), corm, preference));
     co_return Json::object();

@@ -230,6 +230,34 @@ class StraysTest(unittest.TestCase):
         product.wait_peers(self.lab)
         self.until(lambda: self.wires("hv1") == {"hv2/dev/g": "active"}, "the standby half to go, which nobody has")
 
+    def test_more_wires_than_a_hosts_share(self) -> None:
+        """Under invented keys; and names that are none, or too long."""
+        config = self.lab.host("hv1").root / "etc/banana/bananad.toml"
+        before = config.read_text()
+        self.addCleanup(self.banana, "hv1", "reload")
+        self.addCleanup(config.write_text, before)
+        config.write_text(before.replace("[libvirt]", "[limits]\nmax_wires = 7\n\n[libvirt]"))
+        self.banana("hv1", "reload")
+        opening = {"name": "hv3/x/net0", "allow_any_mac": True, "corm": "hv1/lab", "preference": "vxlan"}
+        keys = [f"{number:08}-0000-0000-0000-000000000000/52:54:00:00:02:{number:02x}" for number in range(5)]
+        opens = [["wire.open", {**opening, "spike": key, "mac": key[-17:]}] for key in keys]
+        question = ["wire.check", {"spike": keys[4], "mac": keys[4][-17:], "corm": "hv1/lab", "preference": "vxlan"}]
+        names = ["n" * 197 + "/x/y", "hv3/x", "hv3/b\u00fcro/net0", "hv3/win\\dom/net0", "hv3/a\nb/net0"]
+        calls = [["wire.open", {**opens[0][1], "name": name}] for name in names] + opens[:4] + [question]
+        closes = [["wire.close", {"spike": key, "epoch": 0}] for key in keys]
+        with product.without_bananad(self.lab, "hv3"):
+            replies = rogue(self.lab, "hv3", "10.99.0.1", calls)[1:]
+            for name, reply in zip(names, replies, strict=False):
+                self.assertRegex(reply["error"]["message"], "Spike name '.*': it must be HOME/DOMAIN/INTERFACE", name)
+            self.assertEqual(["result" in reply for reply in replies[len(names):]], [True, True, True, False, False])
+            for reply in replies[-2:]:
+                self.assertRegex(reply["error"]["message"], "host hv1 carries 3 wires of host hv3, the most that one")
+            self.adopt("hv2", "q", "d0", "lab")  # the others have theirs
+            replies = rogue(self.lab, "hv3", "10.99.0.1", [*closes, opens[4]])
+            self.assertIn("result", replies[-1])
+        product.wait_peers(self.lab)
+        self.until(lambda: self.wires("hv1") == {"hv2/dev/q": "active"}, "hv3's wires to go")
+
     def test_an_answer_that_is_none(self) -> None:
         """The Corm's host has opened a wire for it: it is told to close that."""
         corm = {"host": "hv4", "kind": "etherstub", "device": "", "mtu": 1500, "formats": ["vxlan"], "id": "00000bad",
