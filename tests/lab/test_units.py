@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The units as they are shipped, under a real systemd: they start, find each other, are reloaded, and end. Root.
+"""The units as they are shipped, under a real systemd: they start, find each other, take new settings, and end. Root.
 
     hv1 (site one; Corm lab, etherstub) eth0 ... eth0 hv2 (site two; Spike box)
 """
@@ -108,6 +108,16 @@ class UnitsTest(unittest.TestCase):
         self.hv1.write(CONFIG, "host = 1\n")
         self.assertNotEqual(self.hv1.run("systemctl", "reload", "bananad", check=False).returncode, 0)
         self.assertEqual(self.hv1.shown("bananad", "ActiveState"), ["active"])
+
+    def test_other_settings_of_the_tunnel(self) -> None:
+        """bananad ends tunneld, which is another user's; systemd starts it."""
+        self.addCleanup(self.hv1.systemctl, "restart", "bananad")
+        self.addCleanup(self.hv1.write, CONFIG, config(1))
+        before = self.hv1.shown("banana-tunneld", "MainPID")
+        self.hv1.write(CONFIG, config(1, "rekey_seconds = 1000\n"))
+        self.hv1.systemctl("restart", "bananad")
+        self.wait_ready(self.hv1)
+        self.assertNotEqual(self.hv1.shown("banana-tunneld", "MainPID"), before)
 
     def test_killed(self) -> None:
         for unit in UNITS:
