@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <deque>
+#include <memory>
 
 #include "cli/run.h"
 #include "cli/table.h"
@@ -45,6 +46,15 @@ struct Bound {
     const Command* command = nullptr;
     CLI::App* app = nullptr;
     std::deque<Slot> slots;  // their addresses must stay
+};
+
+// CLI11 adds " ..." to whatever takes several values; a list says so by itself: "HOST,...".
+class Formatter : public CLI::Formatter {
+    std::string make_option_opts(const CLI::Option* option) const override {
+        std::string text = CLI::Formatter::make_option_opts(option);
+        if (text.ends_with("... ...")) text.erase(text.size() - 4);
+        return text;
+    }
 };
 
 CLI::Option* add_option(CLI::App& app, Slot& slot, const char* help) {
@@ -195,6 +205,7 @@ std::variant<Invocation, Exit> parse_arguments(std::vector<std::string> args) {
     double seconds = 30;
     CLI::App app(description, "banana");
     try {
+        app.formatter(std::make_shared<Formatter>());  // before the subcommands, which take it from here
         app.footer(footer)->require_subcommand(1);
         add_globals(app, out.globals, seconds);
         const auto bound = add_commands(app);

@@ -10,6 +10,7 @@ namespace {
 
 using Texts = std::vector<std::string>;
 
+constexpr int64_t min_frame = 60;  // Ethernet's, without its checksum; the daemon refuses less
 constexpr int64_t max_frame = guest_mtu_max + ethernet_bytes;
 constexpr const char* ca_dir = "banana-pki";
 
@@ -111,8 +112,8 @@ std::vector<Command> joining_commands() {
          .method = "wire.probe",
          .params = {positional("SPIKE", "name", "The Spike"),
                     number("--count", "count", "N", "Probes to send [3]", 1, 1'000'000),
-                    number("--size", "size", "BYTES", "Frame size; the wire's MTU tells whether full frames pass", 1,
-                           max_frame)},
+                    number("--size", "size", "BYTES", "Frame size; the wire's MTU tells whether full frames pass",
+                           min_frame, max_frame)},
          .print = print_ping,
          .details = "Exit code 3 if no probe comes back. --brief prints the mean in microseconds.",
          .run = run_ping},
@@ -211,7 +212,7 @@ std::vector<Command> spike_views() {
 }
 
 std::vector<Command> spike_commands() {
-    const Param new_name = name_of("The Spike's name: a-z, 0-9 and '-'");
+    const Param new_name = name_of("The Spike's name: 1 to 64 letters, digits, '.', '_' and '-'");
     return {
         {.noun = "spike",
          .verb = "create",

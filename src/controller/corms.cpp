@@ -152,6 +152,13 @@ Json Corms::json(const model::Corm& corm) const {
     return out;
 }
 
+Json Corms::json_shown(const model::Corm& corm) const {
+    Json out = json(corm);
+    out.set("wires", Json::array(corm.host == node_.config.host ? wires_of(corm.full_name())
+                                                                : local_spikes_of(corm.full_name())));
+    return out;
+}
+
 Async<Json> Corms::list() {
     Json corms = Json::array();
     table_.each([&](const model::Corm& corm) { corms.push(json(corm)); });
@@ -161,10 +168,7 @@ Async<Json> Corms::list() {
 Async<Json> Corms::show(Json params) {
     CO_TRY_SET(const std::string name, params.string("name"));
     CO_TRY_SET(const model::Corm corm, resolve(name));
-    Json out = json(corm);
-    out.set("wires", Json::array(corm.host == node_.config.host ? wires_of(corm.full_name())
-                                                                : local_spikes_of(corm.full_name())));
-    co_return out;
+    co_return json_shown(corm);
 }
 
 void Corms::peer_up(const std::string& peer) { node_.spawn(announce(peer), "announcing Corms"); }

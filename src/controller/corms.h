@@ -85,7 +85,8 @@ private:
     void settle_network(const std::string& host, const std::string& corm);
     asio::awaitable<void> settle_networks(std::string host);
     asio::awaitable<void> remove_network(const std::string& corm);
-    Json json(const model::Corm& corm) const;
+    Json json(const model::Corm& corm) const;        // as in a list: `wires` is how many
+    Json json_shown(const model::Corm& corm) const;  // `wires` is their names
     Json corms_of_this_host() const;
 
     Node& node_;

@@ -170,7 +170,7 @@ Async<Json> Corms::create(Json params) {
               corm.device.empty() ? "" : " ", corm.device, corm.mtu);
     co_await ensure_network(corm);
     announce_all();
-    co_return json(corm);
+    co_return json_shown(corm);
 }
 
 Async<Json> Corms::remove(Json params) {

@@ -22,8 +22,7 @@ namespace {
 
 struct Options {
     std::string socket = "/run/banana-tunneld/control.sock";
-    tunnel::Credentials credentials{"/etc/banana/pki/ca.crt", "/etc/banana/pki/tunnel.crt",
-                                    "/etc/banana/pki/tunnel.key"};
+    tunnel::Credentials credentials{"/etc/banana/pki/ca.crt", "", ""};
     std::string log_level = "info";
 };
 
@@ -34,10 +33,11 @@ void describe(CLI::App& app, Options& options) {
     app.option_defaults()->always_capture_default();
     app.add_option("--socket", options.socket, "Where bananad finds it")->type_name("PATH");
     app.add_option("--certificate", options.credentials.certificate, "This host's, of role 'tunnel' (PEM)")
-        ->type_name("FILE");
-    app.add_option("--key", options.credentials.key, "Its private key (PEM, mode 0600)")->type_name("FILE");
+        ->type_name("FILE")
+        ->required();
+    app.add_option("--key", options.credentials.key, "Its private key (PEM, mode 0600)")->type_name("FILE")->required();
     app.add_option("--ca", options.credentials.ca, "The cluster's CA certificate (PEM)")->type_name("FILE");
-    app.add_option("--log-level", options.log_level, "debug, info, notice, warning or error");
+    app.add_option("--log-level", options.log_level, "debug, info, notice, warning or error")->type_name("LEVEL");
     app.set_version_flag("--version", "banana-tunneld " BANANA_VERSION);
 }
 

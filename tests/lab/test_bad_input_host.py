@@ -96,6 +96,12 @@ class BadHostInputTest(unittest.TestCase):
             self.assertEqual(len(product.ask(self.lab, "hv1", "corm.list")["corms"]), 1)
         product.wait_peers(self.lab)
 
+    def test_created_is_answered_as_shown(self) -> None:
+        created = product.ask(self.lab, "hv1", "corm.create", name="two", kind="etherstub")
+        self.addCleanup(product.banana, self.lab, "hv1", "corm", "delete", "two")
+        self.assertEqual(created["wires"], [])
+        self.assertEqual(created, product.ask(self.lab, "hv1", "corm.show", name="two"))
+
     def test_two_corms_at_once_with_one_uplink(self) -> None:
         """Both wait for hv2's word on their name, and neither has the device yet."""
         said = []

@@ -112,6 +112,7 @@ TEST_CASE("wrong usage says what is wrong, and ends with 2") {
         {"corm create lab --etherstub --allow-formats gre", "banana: --allow-formats: gre not in {native,vxlan,dtls}"},
         {"connect s lab --wire gre", "banana: --wire: gre not in {auto,native,vxlan,dtls}"},
         {"connect s", "banana: CORM is required"},
+        {"ping s --size 59", "banana: --size: Value 59 not in range 60 to 65014"},
         {"spike adopt s", "banana: --device is required"},
         {"status extra", "banana: The following argument was not expected: extra"},
         {"status --socket", "banana: --socket: 1 required PATH missing"},
@@ -160,6 +161,7 @@ TEST_CASE("every command has help that shows all of its parameters") {
         CHECK(exit.error.empty());
         CHECK(exit.out.starts_with(command.summary));
         CHECK(exit.out.find("--json") != std::string::npos);
+        CHECK(exit.out.find("... ...") == std::string::npos);
         for (const auto& param : command.params) CHECK(exit.out.find(param.flag) != std::string::npos);
     }
     const auto top = std::get<Exit>(parse_arguments({"--help"}));
