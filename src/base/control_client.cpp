@@ -62,7 +62,10 @@ Result<BlockingClient> BlockingClient::connect(const std::string& path, millisec
     if (::connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
         if (errno == EAGAIN || errno == EINTR)
             return Error(Errc::timeout, fmt::format("connect to bananad at {}: it takes no connections", path));
-        if (errno == EACCES || errno == EPERM) return errno_error(errno, fmt::format("connect to bananad at {}", path));
+        if (errno == EACCES || errno == EPERM) {
+            const Error why = errno_error(errno, fmt::format("connect to bananad at {}", path));
+            return Error(why.code(), why.message() + "; only root may ask it (sudo)");
+        }
         return not_reachable(path, fmt::format("{} (is it running?)", std::strerror(errno)));
     }
     const int flags = ::fcntl(fd.get(), F_GETFL);

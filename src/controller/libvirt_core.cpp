@@ -43,7 +43,7 @@ bool LibvirtCore::spawn(void (LibvirtCore::*body)()) {
 void LibvirtCore::start(LibvirtHandlers handlers) {
     handlers_ = std::move(handlers);
     if (!used()) {
-        problem_ = "not used: no libvirt URI is configured";
+        problem_ = "[libvirt] uri in bananad.toml is empty";
         return;
     }
     problem_ = "not connected yet";

@@ -72,7 +72,8 @@ Status write_files(const std::vector<NewFile>& files, bool overwrite) {
     for (const auto& file : files) {
         struct stat info {};
         if (!overwrite && ::lstat(file.path.c_str(), &info) == 0)
-            return errno_error(EEXIST, fmt::format("write {}", file.path));
+            return Error(Errc::exists,
+                         fmt::format("write {}: it is there already; --overwrite replaces it", file.path));
         TRY_SET(auto temporary, write_beside(file));
         temporaries.push_back(std::move(temporary));
     }

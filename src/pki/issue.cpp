@@ -115,7 +115,11 @@ struct Authority {
 Result<Authority> load_authority(const std::string& dir) {
     Authority ca;
     const std::string certificate_path = dir + "/ca.crt", key_path = dir + "/ca.key";
-    TRY_SET(ca.pem, read_file(certificate_path));
+    auto pem = read_file(certificate_path);
+    if (!pem && pem.error().code() == Errc::not_found)
+        return Error(Errc::not_found, fmt::format("{}; --dir names the CA's directory, `banana pki init` makes one",
+                                                  pem.error().message()));
+    TRY_SET(ca.pem, std::move(pem));
     const BioPtr bio(BIO_new_mem_buf(ca.pem.data(), static_cast<int>(ca.pem.size())));
     ca.certificate.reset(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
     if (!ca.certificate) return openssl_error(fmt::format("read certificate {}", certificate_path));
@@ -172,7 +176,9 @@ Status check_issue_options(const IssueOptions& options) {
 Status copy_ca(const std::string& pem, const std::string& to, bool overwrite) {
     auto there = read_file(to);
     if (there && *there == pem) return {};
-    if (there && !overwrite) return Error(Errc::exists, fmt::format("write {}: another CA's certificate is there", to));
+    if (there && !overwrite)
+        return Error(Errc::exists,
+                     fmt::format("write {}: another CA's certificate is there; --overwrite replaces it", to));
     return write_files({{to, pem, 0644}}, overwrite);
 }
 

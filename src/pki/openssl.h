@@ -2,6 +2,7 @@
 #pragma once
 
 #include <openssl/bio.h>
+#include <openssl/decodererr.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
@@ -28,10 +29,15 @@ using BignumPtr = std::unique_ptr<BIGNUM, OpensslFree<BN_free>>;
 using ExtensionPtr = std::unique_ptr<X509_EXTENSION, OpensslFree<X509_EXTENSION_free>>;
 using NamesPtr = std::unique_ptr<GENERAL_NAMES, OpensslFree<GENERAL_NAMES_free>>;
 
-// The oldest error in this thread's queue, which is emptied.
+// The oldest error in this thread's queue, which is emptied. OpenSSL's words for a file with something else in it tell
+// of its parsers.
 inline std::string openssl_reason() {
     const unsigned long code = ERR_get_error();
     ERR_clear_error();
+    if (ERR_GET_LIB(code) == ERR_LIB_PEM && ERR_GET_REASON(code) == PEM_R_NO_START_LINE)
+        return "there is none in it, in PEM form";
+    if (ERR_GET_LIB(code) == ERR_LIB_OSSL_DECODER && ERR_GET_REASON(code) == ERR_R_UNSUPPORTED)
+        return "there is none in it, in PEM form, that can be read";
     const char* reason = ERR_reason_error_string(code);
     return reason != nullptr ? reason : "unknown OpenSSL error";
 }

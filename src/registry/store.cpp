@@ -3,6 +3,10 @@
 #include <fmt/core.h>
 #include <sqlite3.h>
 #include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <filesystem>
 
 namespace banana::registry {
 
@@ -42,6 +46,26 @@ Error Store::cause() const {
 }
 Error Store::error(const std::string& what) const { return cause().context(what); }
 
+// SQLite's own words name neither who holds the lock nor what is missing.
+Error Store::not_opened(const std::string& path) const {
+    const std::string what = "open state " + path;
+    switch (sqlite3_errcode(db_.get())) {
+        case SQLITE_BUSY:
+            return {Errc::busy, what + ": another bananad uses it; one alone may run on a state directory"};
+        case SQLITE_CANTOPEN:
+        case SQLITE_IOERR:
+        case SQLITE_PERM:
+        case SQLITE_READONLY:
+        case SQLITE_FULL: {
+            // SQLite tries again without writing, and tells of that; so the directory is asked.
+            const std::string folder = std::filesystem::path(path).parent_path();
+            if (::access(folder.c_str(), W_OK) != 0) return errno_error(errno, what + ": write to " + folder);
+            return {cause().code(), what + ": " + cause().message() + "; bananad must be able to write this file"};
+        }
+        default: return cause().context(what);  // a file that is damaged, or no database
+    }
+}
+
 Status Store::execute(const char* sql) {
     if (sqlite3_exec(db_.get(), sql, nullptr, nullptr, nullptr) == SQLITE_OK) return {};
     return cause();
@@ -59,21 +83,21 @@ Result<Store> Store::open(const std::string& path) {
         const Status ready =
             store.execute("PRAGMA locking_mode=EXCLUSIVE; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;");
         umask(before);
-        if (!ready) return ready.error().context(what);
+        if (!ready) return store.not_opened(path);
     } else {
         umask(before);
-        return store.error(what);
+        return store.not_opened(path);
     }
     TRY_SET(const auto version, store.prepare("PRAGMA user_version", "", ""));
-    if (sqlite3_step(version.get()) != SQLITE_ROW) return store.error(what);
+    if (sqlite3_step(version.get()) != SQLITE_ROW) return store.not_opened(path);
     const int found = sqlite3_column_int(version.get(), 0);
     if (found == schema_version) return store;  // nothing is written: a full disk stops no daemon from starting
     if (found > schema_version)
         return Error(Errc::unsupported, fmt::format("{}: its format is {}, this bananad knows up to {}; use the newer "
                                                     "bananad that wrote it",
                                                     what, found, schema_version));
-    TRY(store.execute(fmt::format("BEGIN; {} PRAGMA user_version={}; COMMIT", schema, schema_version).c_str())
-            .context(what));
+    if (!store.execute(fmt::format("BEGIN; {} PRAGMA user_version={}; COMMIT", schema, schema_version).c_str()))
+        return store.not_opened(path);
     return store;
 }
 

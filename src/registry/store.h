@@ -64,6 +64,7 @@ private:
     Result<int64_t> write(const char* operation, std::string_view sql, const std::string& kind, const std::string& key,
                           const Json& document, int64_t expected);
     Error cause() const;  // of the last failure
+    Error not_opened(const std::string& path) const;
     Error error(const std::string& what) const;
 
     std::unique_ptr<sqlite3, Close> db_;

@@ -84,7 +84,7 @@ TEST_CASE("libvirt: no URI means not used") {
     auto domains = world.await(world.libvirt.domains());
     REQUIRE_FALSE(domains.ok());
     CHECK(domains.error().code() == Errc::unreachable);
-    CHECK(domains.error().message() == "list domains: libvirt: not used: no libvirt URI is configured");
+    CHECK(domains.error().message() == "list domains: libvirt: [libvirt] uri in bananad.toml is empty");
     CHECK(world.connected == 0);
 }
 
