@@ -16,8 +16,11 @@ namespace banana::cli {
 namespace {
 
 Json issued_json(const pki::Issued& issued) {
-    return Json::object(
-        {{"certificate", issued.certificate}, {"key", issued.key}, {"ca", issued.ca}, {"info", issued.info.json()}});
+    return Json::object({{"certificate", issued.certificate},
+                         {"key", issued.key},
+                         {"ca", issued.ca},
+                         {"info", issued.info.json()},
+                         {"foreign", Json::array(issued.foreign)}});
 }
 
 // The certificates in a directory, by name.
@@ -54,6 +57,11 @@ Result<int> run_pki_issue(Session& session, const Command& command, const Json& 
     options.days = static_cast<int>(params.get("days").as_int(options.days));
     options.overwrite = params.get("overwrite").as_bool();
     TRY_SET(const pki::Issued issued, pki::issue(options));
+    for (const auto& file : issued.foreign)
+        session.complain(
+            fmt::format("warning: {} is not of this CA, and hosts of this CA will refuse it: issue it anew, "
+                        "with --overwrite",
+                        file));
     session.show(command.print, params, issued_json(issued));
     return exit_done;
 }

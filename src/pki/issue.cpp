@@ -7,6 +7,7 @@
 #include <cctype>
 #include <cstring>
 #include <ctime>
+#include <filesystem>
 
 #include "base/bytes.h"
 #include "pki/files.h"
@@ -182,6 +183,24 @@ Status copy_ca(const std::string& pem, const std::string& to, bool overwrite) {
     return write_files({{to, pem, 0644}}, overwrite);
 }
 
+// Hosts' certificates in a directory that `ca` has not signed. What cannot be read is nobody's.
+std::vector<std::string> foreign_certificates(const std::string& folder, X509* ca) {
+    std::vector<std::string> out;
+    std::error_code error;
+    for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+         entry.increment(error)) {
+        if (entry->path().extension() != ".crt" || entry->path().filename() == "ca.crt") continue;
+        const auto text = read_file(entry->path());
+        if (!text) continue;
+        const BioPtr bio(BIO_new_mem_buf(text->data(), static_cast<int>(text->size())));
+        const X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
+        if (certificate && X509_verify(certificate.get(), X509_get0_pubkey(ca)) != 1) out.push_back(entry->path());
+    }
+    ERR_clear_error();
+    std::sort(out.begin(), out.end());
+    return out;
+}
+
 }  // namespace
 
 Result<Issued> init(const InitOptions& options) {
@@ -219,13 +238,14 @@ Result<Issued> issue(const IssueOptions& options) {
 
     const std::string folder = options.out.empty() ? options.dir : options.out;
     const std::string stem = folder + "/" + options.host + (options.role == role_tunnel ? "-tunnel" : "");
-    Issued out{stem + ".crt", stem + ".key", folder + "/ca.crt", {}};
+    Issued out{stem + ".crt", stem + ".key", folder + "/ca.crt", {}, {}};
     TRY_SET(out.info, describe(certificate.get()));
     TRY_SET(const std::string certificate_text, certificate_pem(certificate.get()));
     TRY_SET(const std::string key_text, key_pem(key.get()));
     TRY(make_private_dir(folder));
     if (folder != options.dir) TRY(copy_ca(ca.pem, out.ca, options.overwrite));
     TRY(write_files({{out.key, key_text, 0600}, {out.certificate, certificate_text, 0644}}, options.overwrite));
+    out.foreign = foreign_certificates(folder, ca.certificate.get());
     return out;
 }
 

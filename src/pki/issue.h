@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "pki/cert.h"
@@ -38,6 +39,7 @@ struct IssueOptions {
 struct Issued {
     std::string certificate, key, ca;  // paths
     CertInfo info;
+    std::vector<std::string> foreign;  // issue(): certificates beside it that are not this CA's: an earlier one's
 };
 
 Result<Issued> init(const InitOptions& options);

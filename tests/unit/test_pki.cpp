@@ -164,6 +164,29 @@ TEST_CASE("pki: --out takes the CA's certificate along, and no key of it") {
     CHECK(verify(other + "/ca.crt", options.out + "/hv2.crt", X509_PURPOSE_SSL_CLIENT) != X509_V_OK);
 }
 
+TEST_CASE("pki: certificates of an earlier CA that stay in the directory are named") {
+    const Folder folder;
+    const std::string dir = folder / "pki", out = folder / "hv1";
+    const auto issue_for = [&](const char* role) {
+        auto options = issue_in(dir, "hv1");
+        options.out = out;
+        options.role = role;
+        options.overwrite = true;
+        const auto issued = issue(options);
+        REQUIRE(issued.ok());
+        return issued->foreign;
+    };
+    REQUIRE(init(init_in(dir)).ok());
+    CHECK(issue_for(role_controller).empty());
+    std::ofstream(out + "/none.crt") << "no certificate\n";
+    CHECK(issue_for(role_tunnel).empty());
+    auto renewed = init_in(dir);
+    renewed.overwrite = true;
+    REQUIRE(init(renewed).ok());
+    CHECK(issue_for(role_controller) == std::vector<std::string>{out + "/hv1-tunnel.crt"});
+    CHECK(issue_for(role_tunnel).empty());
+}
+
 TEST_CASE("pki: bad input is refused by name, before anything is written") {
     const Folder folder;
     const std::string dir = folder / "pki";
