@@ -1,5 +1,6 @@
 #include "controller/daemon.h"
 
+#include <fmt/core.h>
 #include <libvirt/libvirt.h>
 #include <sys/stat.h>
 #include <systemd/sd-daemon.h>
@@ -101,7 +102,6 @@ Status Daemon::Impl::open() {
     TRY(check_name(store, path, config.host));
     TRY_SET(auto engine, wiring::Engine::open(engine_options(config, options)));
     TRY_SET(monitor, netlink::Monitor::open());
-    TRY_SET(grants, migration::Grants::load({config.tls.ca, config.tls.certificate, config.tls.key}));
     node = std::make_unique<Node>(io, config, std::move(engine), std::move(store));
     corms = std::make_unique<Corms>(*node);
     wires = std::make_unique<Wires>(*node, *corms, *grants);
@@ -210,6 +210,16 @@ void Daemon::Impl::start_libvirt() {
         if (event == VIR_NETWORK_EVENT_STOPPED || event == VIR_NETWORK_EVENT_UNDEFINED) corms->network_event(name);
     };
     node->libvirt.start(std::move(handlers));
+}
+
+Status Daemon::load_certificates() {
+    Impl& d = *impl_;
+    const auto& tls = d.config.tls;
+    auto loaded = migration::Grants::load({tls.ca, tls.certificate, tls.key});
+    if (!loaded)
+        return loaded.error().context(fmt::format("this host's certificate (banana pki issue {})", d.config.host));
+    d.grants = std::move(*loaded);
+    return {};
 }
 
 Status Daemon::start() {

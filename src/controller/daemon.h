@@ -18,6 +18,7 @@ class Daemon {
 public:
     Daemon(Config config, Options options);
     ~Daemon();
+    Status load_certificates();  // before start(); its error is the administrator's to mend, not time's
     Status start();
     void run();  // until a signal
 

@@ -1,5 +1,7 @@
 // bananad: the endpoint controller of one host.
 
+#include <unistd.h>
+
 #include <cstdio>
 #include <variant>
 
@@ -7,6 +9,8 @@
 #include "controller/daemon.h"
 
 using namespace banana;
+
+constexpr int exit_misconfigured = 2;  // not tried again by systemd: RestartPreventExitStatus= in the unit
 
 int main(int argc, char** argv) {
     const auto parsed = controller::parse_options(argc, argv);
@@ -19,11 +23,19 @@ int main(int argc, char** argv) {
     auto config = controller::Config::load(options.config);
     if (!config) {
         log::error("{}", config.error().message());
-        return 2;
+        return exit_misconfigured;
     }
     if (options.check_config) return 0;
     log::set_level(config->log_level);
+    if (::geteuid() != 0) {
+        log::error("bananad must run as root, as it makes network devices: systemctl start bananad");
+        return exit_misconfigured;
+    }
     controller::Daemon daemon(std::move(*config), options);
+    if (const Status loaded = daemon.load_certificates(); !loaded) {
+        log::error("{}", loaded.error().message());
+        return exit_misconfigured;
+    }
     if (const Status started = daemon.start(); !started) {
         log::error("{}", started.error().message());
         return 1;

@@ -16,7 +16,7 @@ constexpr const char* description =
 
 constexpr const char* footer =
     "Signals: SIGTERM ends the daemon and leaves all traffic running.\n"
-    "Exit codes: 0 done, 1 failed, 2 wrong command line or configuration.";
+    "Exit codes: 0 done, 1 failed, 2 wrong command line, configuration or certificate.";
 
 // What CLI11 says of --help and --version comes as an exception, too; it gives the code.
 Exit exit_of(const CLI::App& app, const CLI::ParseError& error) {

@@ -10,9 +10,11 @@
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdio>
+#include <ctime>
 #include <string>
 
 #include "base/log.h"
+#include "pki/cert.h"
 #include "tunnel/control_server.h"
 #include "tunnel/tunnel.h"
 
@@ -29,7 +31,7 @@ struct Options {
 void describe(CLI::App& app, Options& options) {
     app.footer(
         "It is told by bananad what to carry and needs no privileges: sockets and taps are handed to it.\n"
-        "Exit codes: 0 ended by a signal, 1 failed, 2 wrong command line.");
+        "Exit codes: 0 ended by a signal, 1 failed, 2 wrong command line or certificate.");
     app.option_defaults()->always_capture_default();
     app.add_option("--socket", options.socket, "Where bananad finds it")->type_name("PATH");
     app.add_option("--certificate", options.credentials.certificate, "This host's, of role 'tunnel' (PEM)")
@@ -64,10 +66,16 @@ Result<Fd> take_signals() {
     return fd;
 }
 
-Status run(const Options& options) {
+// What systemd need not try again (RestartPreventExitStatus= in the unit): unlike files, a clock that is behind is put
+// right without an administrator.
+int exit_code_for(const tunnel::Credentials& credentials) {
+    const auto own = pki::inspect(credentials.certificate);
+    return own && own->not_before > ::time(nullptr) ? 1 : 2;
+}
+
+Status run(const Options& options, const std::shared_ptr<const tunnel::Context>& context,
+           tunnel::CipherPreference preference) {
     TRY_SET(const Fd signals, take_signals());
-    const auto preference = tunnel::faster_cipher();
-    TRY_SET(auto context, tunnel::Context::load(options.credentials, preference));
     TRY_SET(auto server, tunnel::ControlServer::open(options.socket));
     TRY(drop_privileges());
     tunnel::Tunnel tunnel(context, preference, [&](const std::string& peer) { server->changed(peer); });
@@ -96,7 +104,13 @@ int main(int argc, char** argv) {
         std::fputs(fmt::format("banana-tunneld: --log-level '{}': no such level\n", options.log_level).c_str(), stderr);
         return 2;
     }
-    if (const Status done = run(options); !done) {
+    const auto preference = tunnel::faster_cipher();
+    const auto context = tunnel::Context::load(options.credentials, preference);
+    if (!context) {
+        log::error("{}", context.error().message());
+        return exit_code_for(options.credentials);
+    }
+    if (const Status done = run(options, *context, preference); !done) {
         log::error("{}", done.error().message());
         return 1;
     }

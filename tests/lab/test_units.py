@@ -18,8 +18,10 @@ from lab_base import build_dir, run, wait_until  # noqa: E402
 from lab_systemd import Machine  # noqa: E402
 
 PATIENCE = 10
+PKI = "/etc/banana/pki"
 CONFIG = "/etc/banana/bananad.toml"
 UNITS = ("bananad", "banana-tunneld")
+MISCONFIGURED, NO_CREDENTIALS = "2", "243"
 NOBODY = 65534
 CONNECT = "import socket, sys; socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(sys.argv[1])"
 
@@ -99,6 +101,17 @@ class UnitsTest(unittest.TestCase):
                             CONNECT, "/run/banana-tunneld/control.sock", check=False)
         self.assertIn("PermissionError", done.stderr)
 
+    def test_others_are_told_what_to_do(self) -> None:
+        nobody = ("setpriv", "--reuid", NOBODY, "--regid", NOBODY, "--clear-groups")
+        for words, status, told in (
+                ((*nobody, "banana", "status"), 4, r"Permission denied; only root may ask it"),
+                ((*nobody, "bananad"), 2, r"bananad must run as root"),
+                (("bananad", "--run-dir", "/run/other"), 1, r"state\.db: another bananad uses it")):
+            with self.subTest(words):
+                done = self.hv1.run(*words, check=False)
+                self.assertEqual(done.returncode, status, done.stderr)
+                self.assertRegex(done.stderr, told)
+
     def test_reload(self) -> None:
         self.addCleanup(self.hv1.systemctl, "reload", "bananad")
         self.addCleanup(self.hv1.write, CONFIG, config(1))
@@ -126,6 +139,38 @@ class UnitsTest(unittest.TestCase):
             wait_until(lambda: self.hv1.shown(unit, "ActiveState", "SubState") == ["active", "running"]  # noqa: B023
                        and self.hv1.shown(unit, "MainPID") != before, PATIENCE, f"{unit} again")  # noqa: B023
             self.wait_ready(self.hv1)
+
+    def fails(self, unit: str, status: str, words: str) -> None:
+        """For good: another attempt would do no better."""
+        self.addCleanup(self.hv1.systemctl, "reset-failed", check=False)
+        self.hv1.systemctl("restart", unit, check=False)
+        self.assertEqual(self.hv1.shown(unit, "ActiveState", "ExecMainStatus", "NRestarts"), ["failed", status, "0"])
+        self.assertRegex(self.hv1.log(), words)
+
+    def without(self, name: str) -> None:
+        self.hv1.run("mv", f"{PKI}/{name}", f"{PKI}/{name}.gone")
+        self.addCleanup(self.hv1.run, "mv", f"{PKI}/{name}.gone", f"{PKI}/{name}")
+
+    def test_wrong_configuration(self) -> None:
+        self.addCleanup(self.hv1.write, CONFIG, config(1))
+        self.hv1.write(CONFIG, "host = 1\n")
+        self.fails("bananad", MISCONFIGURED, r"bananad\.toml:1")
+
+    def test_no_certificate(self) -> None:
+        self.without("hv1.crt")
+        self.fails("bananad", MISCONFIGURED, rf"banana pki issue hv1.*: read {PKI}/hv1\.crt: No such file")
+
+    def test_no_key_in_the_key(self) -> None:
+        self.without("hv1.key")
+        self.hv1.write(f"{PKI}/hv1.key", "no key\n")
+        self.hv1.run("chmod", "600", f"{PKI}/hv1.key")
+        self.fails("bananad", MISCONFIGURED, rf"read key {PKI}/hv1\.key: there is none in it")
+
+    def test_tunnel_without_certificate(self) -> None:
+        self.without("hv1-tunnel.crt")
+        self.fails("banana-tunneld", NO_CREDENTIALS, ".")  # systemd's to tell
+        self.hv1.write(f"{PKI}/hv1-tunnel.crt", "no certificate\n")
+        self.fails("banana-tunneld", MISCONFIGURED, "read certificate .*: there is none in it")
 
     def test_stop(self) -> None:
         self.hv1.run("banana", "corm", "create", "lab", "--etherstub", "--force")
