@@ -82,6 +82,16 @@ class InstallTest(unittest.TestCase):
                    and (TOP / name).exists()}
         self.assertEqual(sorted(tracked - names), [])
 
+    def test_what_builds_leave_is_not_packed(self) -> None:
+        """As a build in the source directory leaves it in folders that are packed whole."""
+        strays = ("tests/relay/.deps/relay.Po", "tests/relay/.dirstamp", "tests/relay/relay.o",
+                  "tests/lab/__pycache__/lab.pyc")
+        for name in (*strays, "tests/relay/relay.cpp"):
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).touch()
+        make("dist-hook", variables={"distdir": str(self.root)})
+        self.assertEqual(self.files(), ["check 755", "tests/relay/relay.cpp 644"])
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=2)
