@@ -44,11 +44,13 @@ def analysed(build: Build) -> None:
 
 
 def shell(build: Build) -> None:
-    """Every file that begins with #!/bin/sh."""
+    """Every file that begins with #!/bin/sh, and bash's completion."""
     named = [TOP / name for name in ("bootstrap", "quickstart", "check", ".ci/run")]
     files = [path for path in named + _files((*SOURCES, "packaging"), "") if path.is_file()]
     scripts = [path for path in files if path.read_bytes().startswith(b"#!/bin/sh\n")]
-    must(["shellcheck", *scripts], _fresh(build, "shellcheck"), 120)
+    log = _fresh(build, "shellcheck")
+    must(["shellcheck", *scripts], log, 120)
+    must(["shellcheck", "--shell=bash", TOP / "packaging/bash-completion/banana"], log, 60)
 
 
 def units(build: Build) -> None:

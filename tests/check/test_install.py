@@ -24,11 +24,16 @@ usr/sbin/bananad 755
 usr/share/banana/schemas/domain.rng 644
 usr/share/banana/schemas/network.rng 644
 usr/share/banana/schemas/types.rng 644
+usr/share/bash-completion/completions/banana 644
 usr/share/doc/banana/README.md 644
 usr/share/doc/banana/architecture.md 644
 usr/share/doc/banana/bananad.toml.example 644
 usr/share/doc/banana/dtls-wire.md 644
 usr/share/doc/banana/manual.md 644
+usr/share/man/man1/banana.1 644
+usr/share/man/man8/banana-hook.8 644
+usr/share/man/man8/banana-tunneld.8 644
+usr/share/man/man8/bananad.8 644
 """
 
 
