@@ -90,7 +90,8 @@ class Machine:
 
     def run(self, *words: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", "-t", str(self._systemd), "--all"]
-        return run([*enter, *map(str, words)], check=check, label=f"{self.name}: {' '.join(map(str, words))}", **options)
+        label = f"{self.name}: {' '.join(map(str, words))}"
+        return run([*enter, *map(str, words)], check=check, label=label, **options)
 
     def systemctl(self, *words: str, check: bool = True) -> str:
         return self.run("systemctl", "--no-pager", *words, check=check).stdout.strip()
