@@ -32,7 +32,7 @@ Status check_name(registry::Store& store, const std::string& path, const std::st
     const auto whose = store.claim(host);
     if (!whose) return whose.error();
     if (*whose == host) return {};
-    return Error(Errc::refused,
+    return Error(Errc::invalid,
                  fmt::format("{} has the records of host {}, but bananad.toml says host = \"{}\"; nothing was changed. "
                              "Put host = \"{}\" back. To rename this host, first end or migrate its guests, and "
                              "disconnect and delete its Corms under the old name; then stop bananad and remove {}*",

@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
     }
     if (const Status started = daemon.start(); !started) {
         log::error("{}", started.error().message());
-        return 1;
+        return started.error().code() == Errc::invalid ? exit_misconfigured : 1;
     }
     daemon.run();
     return 0;

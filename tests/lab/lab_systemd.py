@@ -39,16 +39,16 @@ def missing() -> str:
 class Machine:
     def __init__(self, name: str) -> None:
         self.name = name
+        build = require_built()
         self.state = pathlib.Path(tempfile.mkdtemp(prefix="banana-systemd-"))
         self.files = self.state / "files"
         self._systemd = 0
         self._starter: subprocess.Popen[bytes] | None = None
         self._said: IO[bytes] | None = None
         (self.state / "written").mkdir()
-        self._install()
+        self._install(build)
 
-    def _install(self) -> None:
-        build = require_built()
+    def _install(self, build: pathlib.Path) -> None:
         for place, programs in (("usr/sbin", ("bananad", "banana-tunneld")), ("usr/bin", ("banana",))):
             (self.files / place).mkdir(parents=True)
             for program in programs:

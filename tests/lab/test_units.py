@@ -134,10 +134,13 @@ class UnitsTest(unittest.TestCase):
 
     def test_killed(self) -> None:
         for unit in UNITS:
-            before = self.hv1.shown(unit, "MainPID")
+            before, = self.hv1.shown(unit, "MainPID")
+
+            def again(unit: str = unit, before: str = before) -> bool:
+                state, pid = self.hv1.shown(unit, "SubState", "MainPID")
+                return state == "running" and pid != before
             self.hv1.systemctl("kill", "--signal=KILL", unit)
-            wait_until(lambda: self.hv1.shown(unit, "ActiveState", "SubState") == ["active", "running"]  # noqa: B023
-                       and self.hv1.shown(unit, "MainPID") != before, PATIENCE, f"{unit} again")  # noqa: B023
+            wait_until(again, PATIENCE, f"{unit} again")
             self.wait_ready(self.hv1)
 
     def fails(self, unit: str, status: str, words: str) -> None:
@@ -155,6 +158,18 @@ class UnitsTest(unittest.TestCase):
         self.addCleanup(self.hv1.write, CONFIG, config(1))
         self.hv1.write(CONFIG, "host = 1\n")
         self.fails("bananad", MISCONFIGURED, r"bananad\.toml:1")
+
+    def test_another_name_of_the_host(self) -> None:
+        """It would take its own Corms for another host's, and sweep their bridges."""
+        self.hv1.run("banana", "corm", "create", "lab", "--etherstub", "--force")
+        self.addCleanup(self.hv1.run, "banana", "corm", "delete", "lab")
+        links = self.hv1.run("ip", "-o", "link").stdout
+        self.addCleanup(self.setUp)
+        self.addCleanup(self.hv1.write, CONFIG, config(1))
+        self.hv1.write(CONFIG, config(1).replace("hv1", "hvx"))
+        self.hv1.run("sh", "-c", f"for end in crt key; do cp -p {PKI}/hv1.$end {PKI}/hvx.$end; done")
+        self.fails("bananad", MISCONFIGURED, r"state\.db has the records of host hv1, .*host = \"hvx\"")
+        self.assertEqual(self.hv1.run("ip", "-o", "link").stdout, links)
 
     def test_no_certificate(self) -> None:
         self.without("hv1.crt")
