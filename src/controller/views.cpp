@@ -71,8 +71,9 @@ std::vector<std::string> Views::warnings() const {
 
 Json Views::status() {
     node_.refresh_underlay();
-    size_t wired = 0, spikes = spikes_.table().size();
-    wires_.table().each([&](const Wire& wire) { wired += wire.phase != Phase::idle ? 1 : 0; });
+    size_t wires = 0, spikes = spikes_.table().size();
+    wires_.table().each([&](const Wire& wire) { wires += wire.phase != Phase::idle ? 1 : 0; });
+    spikes_.table().each([&](const Spike& spike) { wires += wired_elsewhere(spike) ? 1 : 0; });
     const Json libvirt = Json::object({{"uri", node_.config.libvirt_uri},
                                        {"state", !node_.libvirt.used()       ? "not used"
                                                  : node_.libvirt.connected() ? "connected"
@@ -86,7 +87,7 @@ Json Views::status() {
                              {"underlay", node_.config.underlay.text()},
                              {"corms", static_cast<int64_t>(corms_.all().size())},
                              {"spikes", static_cast<int64_t>(spikes)},
-                             {"wires", static_cast<int64_t>(wired)}});
+                             {"wires", static_cast<int64_t>(wires)}});
     out.set("crossconnect", node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx ? "tcx" : "clsact");
     out.set("ports_unsettled", static_cast<int64_t>(node_.engine.unsettled()));
     out.set("libvirt", libvirt);
@@ -139,6 +140,11 @@ Json Views::json_of(const Spike& spike) const {
                          {"role", "spike"}});
 }
 
+// The others' wires stand in this host's records of Corms.
+bool Views::wired_elsewhere(const Spike& spike) const {
+    return spike.attachment && spike.attachment->corm_host != node_.config.host && spike.state != SpikeState::unwired;
+}
+
 Json Views::wire_list() {
     Json list = Json::array();
     wires_.table().each([&](const Wire& wire) {
@@ -149,8 +155,7 @@ Json Views::wire_list() {
         list.push(one);
     });
     spikes_.table().each([&](const Spike& spike) {
-        const bool elsewhere = spike.attachment && spike.attachment->corm_host != node_.config.host;
-        if (elsewhere && spike.state != SpikeState::unwired) list.push(json_of(spike));
+        if (wired_elsewhere(spike)) list.push(json_of(spike));
     });
     return Json::object({{"wires", list}});
 }

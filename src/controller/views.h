@@ -16,6 +16,7 @@ public:
 
 private:
     Json status();
+    bool wired_elsewhere(const model::Spike& spike) const;
     Json wire_list();
     Result<Json> wire_show(const std::string& name);
     asio::awaitable<void> add_tunnel(Json& shown);
