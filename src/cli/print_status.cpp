@@ -28,10 +28,13 @@ Table peer_table(const Json& peers) {
     for (size_t i = 0; i < peers.size(); ++i) {
         const Json peer = peers.at(i);
         std::string problem = cell(peer.get("error"));
-        if (const std::string incoming = cell(peer.get("incoming_error")); incoming != "-" && incoming != problem)
+        // A stranger at the peer's address is no problem of a peer that has connected.
+        const bool connected = peer.get("incoming").as_bool();
+        if (const std::string incoming = cell(peer.get("incoming_error"));
+            !connected && incoming != "-" && incoming != problem)
             problem = problem == "-" ? "incoming: " + incoming : problem + "; incoming: " + incoming;
         const Json tunnel = peer.get("tunnel");
-        if (const std::string reason = cell(tunnel.get("reason")); reason != "-")
+        if (const std::string reason = cell(tunnel.get("reason")); reason != "-" && cell(tunnel.get("state")) != "up")
             problem = (problem == "-" ? "" : problem + "; ") + "tunnel: " + reason;
         table.add({cell(peer.get("name")), state_text(peer),
                    fmt::format("{} port {}", cell(peer.get("address")), cell(peer.get("port"))),

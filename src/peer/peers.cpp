@@ -149,7 +149,8 @@ void Peers::on_changed(Callback callback) { impl_->on_changed = std::move(callba
 void Peers::Impl::set_state(Peer& peer, PeerState state, const std::string& error) {
     const PeerState old = peer.state;
     const bool news = old != state || (peer.error != error && !error.empty());
-    if (!error.empty()) peer.error = error;
+    if (old == PeerState::up && state != old) peer.last_loss = error;
+    peer.error = error;
     if (old != state) peer.since = now_s();
     peer.state = state;
     if (!news) return;
@@ -262,6 +263,7 @@ Json Peers::status() const {
         entry.set("state", state_name(peer.state));
         entry.set("since", peer.since);
         entry.set("error", peer.error);
+        if (!peer.last_loss.empty()) entry.set("last_loss", peer.last_loss);
         entry.set("rtt_us", peer.rtt_us);
         entry.set("info", peer.info);
         if (peer.state == PeerState::up) entry.set("certificate", peer.certificate.json());

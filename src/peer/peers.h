@@ -80,8 +80,8 @@ public:
     std::vector<std::string> names() const;
     Json info(const std::string& peer) const;  // its last hello {protocol, host, site, version, capabilities}, or null
     void set_capabilities(Json capabilities);  // told to every peer that is up
-    // [{name, address, port, state: up|connecting|refused, since (wall, s), error, rtt_us, info, incoming,
-    // incoming_error}]
+    // [{name, address, port, state: up|connecting|refused, since (wall, s), error: why it is not up, last_loss, rtt_us,
+    // info, incoming, incoming_error}]
     Json status() const;
 
     struct Impl;

@@ -26,7 +26,8 @@ struct Peer {
     std::vector<asio::ip::address> addresses;  // what where.address stood for when it was last dialled; plain()
     PeerState state = PeerState::connecting;
     int64_t since = 0;  // wall time, seconds
-    std::string error;  // why it is not up; the last loss, while it is up
+    std::string error;      // why it is not up
+    std::string last_loss;  // what ended its last connection that stood
     std::string incoming_error;
     std::shared_ptr<rpc::Connection> dialled, accepted;
     pki::X509Ptr dialled_certificate, accepted_certificate;

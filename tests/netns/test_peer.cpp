@@ -117,10 +117,17 @@ TEST_CASE("peers: a host that goes and comes back is down with the reason, then 
         CHECK((*early)->error().message().find("Connection refused") != std::string::npos);
         lab.start("hv2");
         REQUIRE(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+        CHECK(lab.error("hv1", "hv2") == "");  // what is up has no problem
+        CHECK(lab.error("hv2", "hv1") == "");
+        CHECK_FALSE(lab.entry("hv1", "hv2").has("last_loss"));
         lab.stop("hv2");
-        REQUIRE(lab.until([&] { return !lab.up("hv1", "hv2"); }, 1s));
+        REQUIRE(lab.until([&] { return lab.state("hv1", "hv2") != "up"; }, 1s));
+        const std::string loss = lab.error("hv1", "hv2");
+        CHECK(loss != "");
         lab.start("hv2");
         REQUIRE(lab.until([&] { return lab.up("hv1", "hv2") && lab.up("hv2", "hv1"); }));
+        CHECK(lab.error("hv1", "hv2") == "");
+        CHECK(lab.entry("hv1", "hv2").get("last_loss").as_string() == loss);
         CHECK(lab.hosts.at("hv1").events == "+hv2 -hv2 +hv2 ");
         const auto after = lab.ask("hv1", "hv2", "echo", 7);
         REQUIRE(lab.until([&] { return after->has_value(); }));

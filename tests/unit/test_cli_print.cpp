@@ -133,6 +133,15 @@ TEST_CASE("peer list tells the round trip") {
     CHECK(printed(print_peers, peers, true) == "hv2\n");
 }
 
+TEST_CASE("a peer that is up both ways has no problem, whatever was before or knocks at the door") {
+    const Json peers = json(R"({"peers":[{"name":"hv2","address":"192.0.2.2","port":7471,"state":"up","since":0,
+        "error":"","last_loss":"it went","incoming":true,"incoming_error":"no certificate was shown",
+        "tunnel":{"state":"up","reason":"not tried yet"}}]})");
+    CHECK(printed(print_peers, peers) ==
+          "PEER  STATE  ADDRESS              SITE  VERSION  RTT  INCOMING  TUNNEL  PROBLEM\n"
+          "hv2   up     192.0.2.2 port 7471  -     -        -    yes       up      -\n");
+}
+
 TEST_CASE("a wire shows format, reason, MTU, counters and drops by reason") {
     const Json wire = json(R"({"name":"hv1/vm1/net0","spike":"hv1/vm1/net0","corm":"hv1/lab","format":"vxlan",
         "why":"other host, same site","phase":"active","epoch":2,"mtu":1500,"role":"spike",
