@@ -27,7 +27,17 @@ std::string padded(const std::string& text, size_t width, bool right, bool last)
 
 }  // namespace
 
-std::string safe(std::string_view text) { return printable(text, text.size() * 4 + 1); }
+std::string safe(std::string_view text) {
+    std::string out;
+    for (size_t at = 0; at < text.size();) {
+        const size_t end = std::min(text.find('\\', at), text.size());
+        const auto part = text.substr(at, end - at);
+        out += printable(part, part.size() * 4 + 1);
+        if (end < text.size()) out += '\\';
+        at = end + 1;
+    }
+    return out;
+}
 
 std::string cell(const Json& value) {
     if (value.is_bool()) return value.as_bool() ? "yes" : "no";

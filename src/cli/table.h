@@ -14,7 +14,9 @@
 
 namespace banana::cli {
 
-std::string safe(std::string_view text);  // printable(), uncut
+// printable(), uncut; but a backslash stays: the daemon has escaped what it tells of others once, and a name must be
+// shown as it is to be typed.
+std::string safe(std::string_view text);
 std::string cell(const Json& value);
 Json at_path(const Json& object, std::string_view path);  // "info.version"; null when absent
 

@@ -58,6 +58,8 @@ TEST_CASE("a cell shows any value, and no control byte") {
     CHECK(cell(json(R"(["a","b",3])")) == "a,b,3");
     CHECK(cell("\x1b[31mred\n") == "\\x1b[31mred\\x0a");
     CHECK(cell(std::string(5000, '\x01')).size() == 20000);
+    CHECK(cell("hv1/b\\xc3\\xa4d/net0\\") == "hv1/b\\xc3\\xa4d/net0\\");  // a name that is escaped is not escaped again
+    CHECK(cell("\\\x1b\\") == "\\\\x1b\\");
     CHECK(at_path(json(R"({"a":{"b":7}})"), "a.b").as_int() == 7);
     CHECK(at_path(json(R"({"a":1})"), "a.b.c").is_null());
 }
