@@ -26,7 +26,7 @@ int64_t deadline_in(milliseconds timeout) { return monotonic_ns() + timeout.coun
 Status wait_for(int fd, short events, int64_t deadline_ns, const std::string& what) {
     while (true) {
         const int64_t left_ms = (deadline_ns - monotonic_ns() + 999'999) / 1'000'000;
-        if (left_ms <= 0) return Error(Errc::timeout, what + ": no answer in time");
+        if (left_ms <= 0) return Error(Errc::timeout, what + ": no answer in time (is it hung, or busy?)");
         pollfd entry{fd, events, 0};
         const int n = ::poll(&entry, 1, static_cast<int>(std::min<int64_t>(left_ms, 1'000'000)));
         if (n > 0) return {};

@@ -12,6 +12,8 @@ namespace banana::cli {
 
 namespace {
 
+constexpr int64_t longest_probe_ms = 1000;
+
 // min, mean and max of what was answered.
 Json summary_of(const Json& probes) {
     int64_t lowest = 0, highest = 0, sum = 0, received = 0;
@@ -32,19 +34,16 @@ std::string ms_text(const Json& us) { return fmt::format("{:.3f} ms", us.as_doub
 
 }  // namespace
 
+// A probe's own time-out is an answer of the daemon's, {lost: true}: it must come while we still wait for one. Without
+// any, it is the daemon that hangs, and nothing is known of the wire.
 Result<int> run_ping(Session& session, const Command& command, const Json& params) {
-    Json request = Json::object({{"name", params.get("name")}});
+    const int64_t patience_ms = std::clamp<int64_t>(session.globals().timeout.count() / 2, 1, longest_probe_ms);
+    Json request = Json::object({{"name", params.get("name")}, {"timeout_ms", patience_ms}});
     if (params.has("size")) request.set("size", params.get("size"));
     Json probes = Json::array();
     for (int64_t i = 0; i < params.get("count").as_int(3); ++i) {
-        const auto answer = session.call(command.method, request);
-        if (answer) {
-            probes.push(*answer);
-        } else if (answer.error().code() == Errc::timeout) {
-            probes.push(Json::object({{"lost", true}}));
-        } else {
-            return answer.error();
-        }
+        TRY_SET(const Json answer, session.call(command.method, request));
+        probes.push(answer);
     }
     Json result = summary_of(probes);
     result.set("name", params.get("name"));

@@ -3,6 +3,8 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "base/clock.h"
 #include "base/mtu.h"
 #include "controller/config_change.h"
@@ -268,7 +270,9 @@ Async<Json> Views::probe(Json params) {
         co_return Error(Errc::unsupported,
                         fmt::format("the wire of {} is native: there is no way between its ends to probe", name));
     CO_TRY_SET(const uint32_t index, node_.engine.ifindex(device));
-    const auto rtt = co_await node_.prober.round_trip(index, size, milliseconds(1000));
+    const milliseconds patience(std::clamp<int64_t>(params.get("timeout_ms").as_int(1000), 1, 1000));
+    const auto rtt = co_await node_.prober.round_trip(index, size, patience);
+    if (!rtt && rtt.error().code() == Errc::timeout) co_return Json::object({{"lost", true}});
     if (!rtt) co_return rtt.error().context("probe the wire of " + name);
     co_return Json::object({{"rtt_us", *rtt / 1000}, {"size", static_cast<int64_t>(size)}});
 }

@@ -3,6 +3,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <filesystem>
 #include <functional>
@@ -150,9 +151,9 @@ TEST_CASE("wrong usage asks nobody") {
 TEST_CASE("ping counts what comes back") {
     int asked = 0;
     const FakeDaemon daemon([&asked](const Json& request) {
-        if (request.get("params").dump() != R"({"name":"s","size":100})")
+        if (request.get("params").dump() != R"({"name":"s","timeout_ms":1000,"size":100})")
             return refusal(request, Errc::failed, "unexpected params");
-        if (++asked == 2) return refusal(request, Errc::timeout, "lost");
+        if (++asked == 2) return reply(request, Json::object({{"lost", true}}));
         return reply(request, Json::object({{"rtt_us", asked * 1000}, {"size", 100}}));
     });
     const Ran ran = run(daemon, {"ping", "s", "--size", "100"});
@@ -164,12 +165,25 @@ TEST_CASE("ping counts what comes back") {
     CHECK(Json::parse(machine.out)->dump() ==
           R"({"sent":1,"received":1,"rtt_us":{"min":4000,"mean":4000,"max":4000},"name":"s",)"
           R"("probes":[{"rtt_us":4000,"size":100}]})");
-    const FakeDaemon deaf([](const Json& request) { return refusal(request, Errc::timeout, "lost"); });
+    const FakeDaemon deaf([](const Json& request) { return reply(request, Json::object({{"lost", true}})); });
     const Ran lost = run(deaf, {"ping", "s", "--count", "2"});
     CHECK(lost.code == 3);
     CHECK(lost.err == "banana: ping s: no probe came back\n");
     const FakeDaemon stranger([](const Json& request) { return refusal(request, Errc::not_found, "no Spike 's'"); });
     CHECK(run(stranger, {"ping", "s"}).code == 10);
+}
+
+TEST_CASE("ping does not call a wire lost of which a daemon that hangs tells nothing") {
+    std::atomic<int64_t> patience = 0;
+    const FakeDaemon silent([&patience](const Json& request) {
+        patience = request.get("params").get("timeout_ms").as_int();
+        return R"({"jsonrpc":"2.0","method":"note"})";
+    });
+    std::ostringstream out, err;
+    CHECK(cli::run({"ping", "s", "--socket", silent.path(), "--timeout", "0.1"}, out, err) == 3);
+    CHECK(out.str() == "");
+    CHECK(err.str() == "banana: ask bananad: no answer in time (is it hung, or busy?)\n");
+    CHECK(patience == 50);  // a probe's end comes before ours
 }
 
 TEST_CASE("doctor's exit code follows its checks; migration show picks a Spike") {
