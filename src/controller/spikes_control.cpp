@@ -85,10 +85,11 @@ Result<Spike> Spikes::new_netdev(const Json& params, SpikeKind kind) const {
     spike.allow_any_mac = params.get("allow_any_mac").as_bool();
     if (table_.find(spike.key) != nullptr || by_name(spike.name) != nullptr)
         return Error(Errc::exists, "there is a Spike " + spike.name + " already");
-    if (params.has("mac") && !params.get("mac").as_string().empty()) {
+    if (params.has("mac")) {  // one that is none must not pass for "any"
         TRY_SET(spike.mac, Mac::parse(params.get("mac").as_string()));
-        if (spike.mac.is_multicast())
-            return Error(Errc::invalid, fmt::format("MAC {} is a multicast address", spike.mac.text()));
+        if (spike.mac.is_multicast() || spike.mac == Mac{})
+            return Error(Errc::invalid, fmt::format("MAC {} is {}: no device sends from it", spike.mac.text(),
+                                                    spike.mac == Mac{} ? "all zeros" : "a multicast address"));
     }
     return spike;
 }

@@ -135,6 +135,8 @@ class BadHostInputTest(unittest.TestCase):
         self.refuse(USAGE, r"name 'a/b': it must be 1 to 64", *adopt, "a/b", "--device", "d0")
         self.refuse(USAGE, r"name 'x+\.\.\.'|name 'x+': it must be 1 to 64", *adopt, "x" * 65, "--device", "d0")
         self.refuse(USAGE, r"01:00:5e:00:00:01", *adopt, "s", "--device", "d0", "--mac", "01:00:5e:00:00:01")
+        self.refuse(USAGE, r"00:00:00:00:00:00 is all zeros", *adopt, "s", "--device", "d0", "--mac", "00:00:00:00:00:00")
+        self.refuse(USAGE, r"'' is not a MAC", *adopt, "s", "--device", "d0", "--mac", "")
         self.refuse(USAGE, r"junk", *adopt, "s", "--device", "d0", "--mac", "junk")
         self.refuse(REFUSED, r"eth1 cannot be adopted: it is a port of another device", *adopt, "s", "--device", "eth1")
         self.refuse(REFUSED, r"lo cannot be adopted: it is the loopback device", *adopt, "s", "--device", "lo")
