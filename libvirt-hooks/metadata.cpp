@@ -240,11 +240,16 @@ Result<NetworkMeta> read_network_element(const xmlNode* element) {
     return out;
 }
 
-// Our one element below <metadata>; null: there is none.
+// Our one element below <metadata>; null: there is none. A namespace that resembles ours is a slip of the pen, and what
+// it was to say would be passed over in silence.
 Result<const xmlNode*> find_ours(const xmlNode* metadata) {
     const xmlNode* found = nullptr;
     for (const xmlNode* node : xml::children(metadata)) {
-        if (xml::space_of(node) != metadata_namespace) continue;
+        const std::string space = xml::space_of(node);
+        if (space != metadata_namespace && xml::lower(space).starts_with("urn:banana"))
+            return wrong(node, fmt::format("namespace '{}' is not known; Banana's is '{}'", printable(space, 60),
+                                           metadata_namespace));
+        if (space != metadata_namespace) continue;
         if (found != nullptr) return wrong(node, "a second element of urn:banana:1 in <metadata>");
         found = node;
     }

@@ -197,3 +197,18 @@ TEST_CASE("two elements of ours in one <metadata> are refused") {
     REQUIRE(facts.ok());
     CHECK(facts->problem == "line 3: <banana:domain>: a second element of urn:banana:1 in <metadata>");
 }
+
+TEST_CASE("a namespace that resembles ours is refused, and not passed over") {
+    const auto problem_of = [](const std::string& space) {
+        const auto facts = parse_domain("<domain><name>a</name><uuid>u</uuid><metadata>\n<x:domain xmlns:x='" + space +
+                                        "'><x:spike interface='net0' wire='dtls'/></x:domain></metadata></domain>");
+        REQUIRE(facts.ok());
+        return facts->problem;
+    };
+    CHECK(problem_of("urn:banana:2") ==
+          "line 2: <domain>: namespace 'urn:banana:2' is not known; Banana's is 'urn:banana:1'");
+    CHECK(problem_of("urn:Banana:1") ==
+          "line 2: <domain>: namespace 'urn:Banana:1' is not known; Banana's is 'urn:banana:1'");
+    CHECK(problem_of("URN:BANANA") != "");
+    CHECK(problem_of("urn:apple:1") == "");
+}
