@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 // toml++ 3.3 asserts (and with NDEBUG lets the compiler assume) that a key follows '[': a file with "[=" in it would
 // abort us. The parser goes on to report that as an error by itself.
@@ -20,6 +21,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <charconv>
+#include <fstream>
 #include <set>
 #include <thread>
 #include <tuple>
@@ -197,10 +200,10 @@ public:
     }
 
     // Integers of a range, at most `most` of them.
-    void integers(const char* key, int64_t max, size_t most, std::vector<uint32_t>& out) {
+    void integers(const char* key, int64_t max, size_t most, std::vector<uint32_t>& out, const std::string& why) {
         const toml::node* node = find(key);
         if (!node) return;
-        const std::string allowed = fmt::format("an array of at most {} integers from 0 to {}", most, max);
+        const std::string allowed = fmt::format("an array of at most {} integers from 0 to {}{}", most, max, why);
         const auto* array = node->as_array();
         if (array == nullptr) return wrong(key, *node, type_text(node->type()), allowed);
         if (array->size() > most) return wrong(key, *node, fmt::format("an array of {}", array->size()), allowed);
@@ -227,6 +230,7 @@ constexpr const char* name_rule = "1 to 32 of a-z, 0-9 and '-', the first no '-'
 constexpr const char* unicast_rule = "an IPv4 or IPv6 address of one host";
 constexpr const char* address_rule = "an address or a host's DNS name";
 constexpr const char* path_rule = "an absolute path";
+constexpr const char* socket_rule = "an absolute path of at most 107 bytes";  // unix(7)
 constexpr const char* uri_rule = "a libvirt URI such as qemu:///system, or empty for no libvirt";
 
 bool is_name(std::string_view text) {
@@ -244,8 +248,22 @@ bool is_unicast(const IpAddress& ip) {
 bool is_dns_name(std::string_view text) {
     constexpr size_t longest = 253;
     const auto good = [](unsigned char c) { return (c < 0x80 && isalnum(c) != 0) || c == '-' || c == '.' || c == '_'; };
-    return !text.empty() && text.size() <= longest && text[0] != '-' && text[0] != '.' &&
+    // No top-level domain is a number (RFC 3696 section 2): that is an address with a slip in it.
+    const auto last = text.substr(text.rfind('.') + 1);
+    const bool number = std::all_of(last.begin(), last.end(), [](char c) { return c >= '0' && c <= '9'; });
+    return !text.empty() && text.size() <= longest && text[0] != '-' && text[0] != '.' && (last.empty() || !number) &&
            std::all_of(text.begin(), text.end(), good);
+}
+
+// The number of the last CPU that this machine can ever have: "0-3", "0-3,8-11", "0".
+int64_t last_cpu() {
+    std::ifstream file("/sys/devices/system/cpu/possible");
+    std::string list;
+    if (!std::getline(file, list)) return max_cpu;
+    const size_t at = list.find_last_of(",-");
+    int64_t last = max_cpu;
+    (void)std::from_chars(list.data() + (at == std::string::npos ? 0 : at + 1), list.data() + list.size(), last);
+    return last;
 }
 
 // Half the cores are left to the guests.
@@ -309,14 +327,16 @@ void read_tunnel(Findings& findings, Section& top, Config& config) {
     Section section(findings, top.table("tunnel"), "[tunnel]");
     section.port("port", tunnel.port);
     section.integer("lanes", 1, model::tunnel_lanes_max, [&](int64_t v) { tunnel.lanes = static_cast<uint32_t>(v); });
-    section.integers("cpus", max_cpu, model::tunnel_lanes_max, tunnel.cpus);
+    section.integers("cpus", last_cpu(), model::tunnel_lanes_max, tunnel.cpus, ", the CPUs of this machine");
     section.text("poll", "auto or never", [&](const std::string& text) {
         tunnel.poll = text;
         return text == "auto" || text == "never";
     });
     section.text("certificate", path_rule, path_into(tunnel.certificate));
     section.text("key", path_rule, path_into(tunnel.key));
-    section.text("socket", path_rule, path_into(tunnel.socket));
+    section.text("socket", socket_rule, [&](const std::string& text) {
+        return path_into(tunnel.socket)(text) && text.size() < sizeof(sockaddr_un::sun_path);
+    });
     section.truth_or_text("spawn", "true, false or \"auto\"", [&](const std::string& text) {
         using Spawn = TunnelConfig::Spawn;
         tunnel.spawn = text == "true" ? Spawn::always : text == "false" ? Spawn::never : Spawn::automatic;
@@ -400,8 +420,35 @@ void read_peers(Findings& findings, Section& top, Config& config) {
         else if (name && !seen.insert(peer.name).second)
             findings.add(name->source().begin,
                          fmt::format("peer '{}' is there twice; a name names one peer", printable(peer.name)));
+        for (const char* key : {"address", "underlay"}) {
+            const toml::node* value = table->get(key);
+            const auto ip = IpAddress::parse(value ? value->value_or(std::string()) : "");
+            if (ip && *ip == config.underlay)
+                findings.add(value->source().begin, fmt::format("key '{}' in [[peer]] is {}, this host's own underlay "
+                                                                "address; a peer is another host",
+                                                                key, ip->text()));
+        }
         config.peers.push_back(std::move(peer));
     }
+}
+
+// What each key allows by itself, but not together. Told where the first of the two stands that the file has.
+void check_together(Findings& findings, const toml::table& file, const Config& config) {
+    const auto place = [&](const char* key, const char* other) {
+        for (const char* path : {key, other})
+            if (const auto view = file.at_path(path)) return view.node()->source().begin;
+        return toml::source_position{};
+    };
+    const auto peer_call = config.limits.peer_call_timeout.count(), hook = config.limits.hook_timeout.count();
+    if (peer_call >= hook)
+        findings.add(place("limits.peer_call_timeout_ms", "limits.hook_timeout_ms"),
+                     fmt::format("peer_call_timeout_ms in [limits] is {}, hook_timeout_ms {}; the former must be less, "
+                                 "as a hook waits for peers",
+                                 peer_call, hook));
+    if (config.vxlan_port == config.tunnel.port)
+        findings.add(place("tunnel.port", "vxlan.port"),
+                     fmt::format("port in [vxlan] and port in [tunnel] are both {}; each needs a UDP port of its own",
+                                 config.vxlan_port));
 }
 
 Result<std::string> read_all(const std::string& path) {
@@ -440,6 +487,7 @@ Result<Config> Config::parse(std::string_view text, const std::string& name) {
     read_tls(findings, top, config);
     read_sections(findings, top, config);
     read_peers(findings, top, config);
+    check_together(findings, parsed.table(), config);
     top.finish();
     TRY(findings.status());
     return config;

@@ -160,6 +160,32 @@ TEST_CASE("an error names the place and what is allowed") {
     }
 }
 
+TEST_CASE("what cannot work together is an error, at a key that the file has") {
+    const std::string limits =
+        " in [limits] is 3000, hook_timeout_ms 3000; the former must be less, as a hook waits for peers";
+    CHECK(error_of(minimal + "[limits]\npeer_call_timeout_ms = 3000\nhook_timeout_ms = 3000\n") ==
+          "b.toml:4:24: peer_call_timeout_ms" + limits);
+    CHECK(error_of(minimal + "[limits]\nhook_timeout_ms = 3000\n") == "b.toml:4:19: peer_call_timeout_ms" + limits);
+    CHECK(error_of(minimal + "[limits]\npeer_call_timeout_ms = 7000\n").starts_with("b.toml:4:24: "));
+    CHECK(error_of(minimal + "[limits]\npeer_call_timeout_ms = 6999\n") == "");
+    const std::string ports = "port in [vxlan] and port in [tunnel] are both ";
+    CHECK(error_of(minimal + "[vxlan]\nport = 4790\n") ==
+          "b.toml:4:8: " + ports + "4790; each needs a UDP port of its own");
+    CHECK(error_of(minimal + "[vxlan]\nport = 99\n[tunnel]\nport = 99\n").starts_with("b.toml:6:8: " + ports));
+    const std::string peer = minimal + "[[peer]]\nname = \"hv2\"\n";
+    CHECK(error_of(peer + "address = \"192.0.2.1\"\n") ==
+          "b.toml:5:11: key 'address' in [[peer]] is 192.0.2.1, this host's own underlay address; a peer is another "
+          "host");
+    CHECK(error_of(peer + "address = \"a\"\nunderlay = \"192.0.2.1\"\n").starts_with("b.toml:6:12: key 'underlay'"));
+    for (const char* address : {"192.0.2.300", "300", "host.42", "1.2.3"}) {
+        CAPTURE(address);
+        CHECK(
+            error_of(peer + "address = \"" + address + "\"\n").ends_with("it must be an address or a host's DNS name"));
+    }
+    for (const char* address : {"hv2", "2hv", "hv.2b", "hv2.example.org."})
+        CHECK(error_of(peer + "address = \"" + address + "\"\n") == "");
+}
+
 TEST_CASE("all errors are told, in the file's order") {
     CHECK(error_of("port = 0\nhost = \"hv1\"\n[limits]\nmax_wires = 0\nmax_wire = 1\n") ==
           "b.toml:1:8: key 'port' is 0; it must be an integer from 1 to 65535\n"
@@ -247,7 +273,7 @@ TEST_CASE("[tunnel]: every key, and what each may not be") {
     const auto config = Config::parse(minimal + R"([tunnel]
 port = 1
 lanes = 32
-cpus = [0, 4095]
+cpus = [0]
 poll = "never"
 certificate = "/c"
 key = "/k"
@@ -261,7 +287,7 @@ rekey_records = 1000
     const TunnelConfig& tunnel = config->tunnel;
     CHECK(tunnel.port == 1);
     CHECK(tunnel.lanes == 32);
-    CHECK(tunnel.cpus == std::vector<uint32_t>{0, 4095});
+    CHECK(tunnel.cpus == std::vector<uint32_t>{0});
     CHECK(tunnel.poll == "never");
     CHECK(tunnel.certificate + tunnel.key + tunnel.socket == "/c/k/s");
     CHECK(tunnel.spawn == TunnelConfig::Spawn::never);
@@ -277,6 +303,10 @@ rekey_records = 1000
     CHECK(wrong("cpus = 1").find("is an integer; it must be an array of at most 32 integers") != std::string::npos);
     CHECK(wrong("cpus = [1, -1]").find("'cpus' in [tunnel] is -1") != std::string::npos);
     CHECK(wrong("cpus = [\"1\"]").find("'cpus' in [tunnel] is a text") != std::string::npos);
+    CHECK(wrong("cpus = [4096]").ends_with(", the CPUs of this machine"));
+    const std::string longest = "/" + std::string(106, 'x');
+    CHECK(wrong("socket = \"" + longest + "\"") == "");
+    CHECK(wrong("socket = \"" + longest + "x\"").ends_with("; it must be an absolute path of at most 107 bytes"));
     for (const char* line : {"lanes = 0", "port = 0", "poll = \"always\"", "certificate = \"c\"", "key = 1",
                              "socket = \"\"", "rekey_seconds = 0", "rekey_records = 999", "lane = 1"}) {
         CAPTURE(line);

@@ -60,7 +60,7 @@ TEST_CASE("every other key waits for a restart, by its name in the file") {
         {"[vxlan] port", "vxlan.port = 99"},
         {"[tunnel] port", "tunnel.port = 99"},
         {"[tunnel] lanes", "tunnel.lanes = 32"},
-        {"[tunnel] cpus", "tunnel.cpus = [1]"},
+        {"[tunnel] cpus", "tunnel.cpus = [0]"},
         {"[tunnel] poll", "tunnel.poll = \"never\""},
         {"[tunnel] certificate", "tunnel.certificate = \"/x\""},
         {"[tunnel] key", "tunnel.key = \"/x\""},
