@@ -53,23 +53,25 @@ Status Corms::check_device(const model::Corm& corm, bool move_addresses, bool mt
         return Error(Errc::not_found, fmt::format("host {} has no device {}", corm.host, corm.device));
     if (!link) return link.error();
     if (!mtu_given) mtu = link->mtu;
-    TRY(model::check_mtu(mtu).context("device " + corm.device));
+    const Status fits = model::check_mtu(mtu).context("device " + corm.device);
     if (corm.kind == model::CormKind::bridge) {
         if (link->kind != "bridge" || model::is_own_device(link->name) || by_anchor(link->name) != nullptr)
-            return Error(Errc::invalid, fmt::format("device {} is not a bridge that can be adopted", corm.device));
+            return Error(Errc::refused, fmt::format("device {} is not a bridge that can be adopted", corm.device));
+        TRY(fits);
         if (mtu > link->mtu)
             return Error(Errc::invalid,
                          fmt::format("MTU {} is larger than that of bridge {}, {}", mtu, corm.device, link->mtu));
         return {};
     }
     if (link->loopback || link->kind == "bridge")
-        return Error(Errc::invalid,
+        return Error(Errc::refused,
                      fmt::format("device {} cannot be an uplink; for a bridge use --bridge", corm.device));
     if (link->master != 0)
         return Error(Errc::refused,
                      fmt::format("device {} is a port of another device; take it out of that first, or use "
                                  "--bridge with it",
                                  corm.device));
+    TRY(fits);
     if (mtu > link->mtu)
         return Error(Errc::invalid,
                      fmt::format("MTU {} is larger than that of uplink {}, {}", mtu, corm.device, link->mtu));
