@@ -382,7 +382,7 @@ Async<bool> Handover::try_activate(const std::string& key, uint64_t epoch, const
     if (known == nullptr || known->state != SpikeState::incoming || !known->attachment) co_return true;
     if (known->attachment->half.epoch != epoch) co_return true;  // another migration's by now
     Spike spike = *known;
-    record(spike, "", node_.config.host);
+    record(spike, spike.came_from, node_.config.host);
     note(key, "activating", sign);
     Json params = Json::object({{"spike", key}, {"epoch", epoch}});
     const auto active = co_await node_.call(spike.attachment->corm_host, "wire.activate", params);

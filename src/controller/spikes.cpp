@@ -267,6 +267,7 @@ Async<void> Spikes::build(Spike spike, Json grant) {
     const bool fresh = table_.find(spike.key) == nullptr;
     spike.state = SpikeState::unwired;
     spike.attachment.reset();
+    spike.came_from = grant.get("grant").get("owner").as_string();
     Status built;
     for (int attempt = 0; attempt < vni_attempts; ++attempt) {
         built = co_await build_once(spike, grant);

@@ -116,6 +116,7 @@ Json Spike::json() const {
                              {"state", spike_state_name(state)},
                              {"granted", granted},
                              {"grant_expiry", grant_expiry},
+                             {"came_from", came_from},
                              {"old_txqueuelen", old_txqueuelen},
                              {"stage", stage}});
     if (attachment) out.set("attachment", attachment->json());
@@ -154,6 +155,7 @@ Result<Spike> Spike::from_json(const Json& json) {
     }
     s.granted = json.get("granted").as_string();
     s.grant_expiry = json.get("grant_expiry").as_int();
+    s.came_from = json.get("came_from").as_string();
     return s;
 }
 

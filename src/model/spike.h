@@ -60,6 +60,7 @@ struct Spike {
     std::optional<Attachment> attachment;
     std::string granted;          // the host that this one granted it to; empty: nobody asked
     int64_t grant_expiry = 0;     // of the last grant, as seconds since 1970: a later grant expires later
+    std::string came_from;        // of one that was built under a grant: the host that gave it; for people alone
     uint32_t old_txqueuelen = 0;  // to be restored; 0: nothing to restore
     uint32_t stage = 0;           // of an adopted netdev: the number of its stage (wiring/headroom.h); 0: none
 

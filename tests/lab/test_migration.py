@@ -58,6 +58,9 @@ class MigrationTest(unittest.TestCase):
         new = self.wire("hv1")
         self.assertEqual((new["format"], new["spike_host"], new["epoch"]), (after, destination, old["epoch"] + 1))
         self.assertEqual(new["port"], old["port"])
+        for host in (source, destination):
+            told, = product.ask(self.lab, host, "migration.list", spike=SPIKE)["migrations"]
+            self.assertEqual((told["from"], told["to"]), (source, destination), host)
         # The guest has not moved as far as the Corm's network can see.
         self.assertEqual(product.learned_port(self.lab, lab_guest.mac_of("vm1", 0)), port)
         to, back, tcp = (measured.traffic[key] for key in ("to_guest", "from_guest", "tcp"))
