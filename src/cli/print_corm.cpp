@@ -31,7 +31,8 @@ void print_corm_created(const Page& page, const Json& params, const Json& result
     const std::string name = cell(result.has("name") ? result.get("name") : params.get("name"));
     page.out << (page.brief ? name : fmt::format("created Corm {}", name)) << '\n';
     if (page.brief) return;
-    if (const std::string network = cell(result.get("network")); network != "-")
+    const bool usable = result.get("problems").size() == 0;
+    if (const std::string network = cell(result.get("network")); usable && network != "-")
         page.out << fmt::format("guests use it by <interface type='network'><source network='{}'/>...\n", network);
     print_problems(page.out, result.get("problems"), "problem");
 }

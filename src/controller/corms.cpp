@@ -120,6 +120,15 @@ std::string Corms::network_problem(const std::string& full) const {
     return it == network_problems_.end() ? "" : it->second;
 }
 
+std::vector<std::string> Corms::problems() const {
+    std::vector<std::string> out;
+    for (const auto& [corm, text] : conflicts_) out.push_back(text);
+    table_.each([&](const model::Corm& corm) {
+        if (auto text = network_problem(corm.full_name()); !text.empty()) out.push_back(std::move(text));
+    });
+    return out;
+}
+
 Json Corms::json(const model::Corm& corm) const {
     const bool here = corm.host == node_.config.host;
     const auto wired = here ? wires_of(corm.full_name()) : local_spikes_of(corm.full_name());

@@ -44,7 +44,7 @@ public:
     Result<model::Corm> resolve(const std::string& name) const;  // either form; the error lists what there is
     Result<model::Corm> local(const std::string& full) const;    // one of this host's
     std::vector<model::Corm> all() const;
-    const std::map<std::string, std::string>& conflicts() const { return conflicts_; }  // full name -> text
+    std::vector<std::string> problems() const;  // names and libvirt networks that are not a Corm's alone
     std::string network_problem(const std::string& full) const;
 
     // How many wires a Corm has, for delete and list; set by whoever keeps the wires.
@@ -62,6 +62,7 @@ private:
 
     Result<model::Corm> corm_of_request(const Json& params) const;
     Status check_free(const model::Corm& corm) const;
+    Async<void> check_network(std::string corm_name);
     Status check_device(const model::Corm& corm, bool move_addresses, bool mtu_given, uint32_t& mtu);
     Async<void> reserve_everywhere(std::string name, bool force);
     Status build(const model::Corm& corm, bool move_addresses);

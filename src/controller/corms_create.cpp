@@ -2,6 +2,8 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+
 #include "controller/corms.h"
 #include "model/names.h"
 #include "netlink/address.h"
@@ -44,6 +46,21 @@ Status Corms::check_free(const model::Corm& corm) const {
     }
     if (count < max_corms) return {};
     return Error(Errc::refused, fmt::format("host {} has {} Corms, and may have no more", corm.host, count));
+}
+
+// Guests would use that one in the Corm's place. libvirt need not be there; then it is found later, and told.
+Async<void> Corms::check_network(std::string corm_name) {
+    if (!node_.libvirt.connected()) co_return Status();
+    const std::string network = model::network_name(corm_name);
+    const auto known = co_await node_.libvirt.networks();
+    const bool foreign = known && std::any_of(known->begin(), known->end(), [&](const NetworkEntry& entry) {
+                             return entry.name == network && !entry.ours;
+                         });
+    if (!foreign) co_return Status();
+    co_return Error(Errc::exists,
+                    fmt::format("host {} has a libvirt network {} that is not Banana's, which guests would "
+                                "use in the Corm's place: remove it, or choose another name",
+                                node_.config.host, network));
 }
 
 Status Corms::check_device(const model::Corm& corm, bool move_addresses, bool mtu_given, uint32_t& mtu) {
@@ -153,6 +170,7 @@ Async<Json> Corms::create(Json params) {
     const bool mtu_given = params.has("mtu") && !params.get("mtu").is_null();
     CO_TRY(check_free(corm));
     CO_TRY(check_device(corm, move_addresses, mtu_given, corm.mtu));
+    CO_TRY(co_await check_network(corm.name));
     CO_TRY(co_await reserve_everywhere(corm.name, params.get("force").as_bool()));
     // While the peers were asked, another Corm may have got the name or the device.
     CO_TRY(check_free(corm));

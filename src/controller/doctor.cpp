@@ -1,6 +1,6 @@
 #include "controller/doctor.h"
 
-#include <fmt/core.h>
+#include <fmt/format.h>
 
 #include <fstream>
 
@@ -33,6 +33,7 @@ Json Doctor::examine() {
     look_at_libvirt();
     look_at_tunnel();
     look_at_peers();
+    look_at_corms();
     look_at_kernel();
     look_at_senders();
     return Json::object({{"checks", checks_}});
@@ -119,6 +120,16 @@ void Doctor::look_at_peers() {
                         "hosts?",
                         name, node_.config.tunnel.port));
     }
+}
+
+void Doctor::look_at_corms() {
+    const auto problems = corms_.problems();
+    add("Corms", problems.empty(),
+        problems.empty() ? "each has its name and its libvirt network for itself"
+                         : fmt::format("{}", fmt::join(problems, "; ")),
+        "take a network that is not Banana's out of the way (virsh net-destroy and net-undefine, after net-dumpxml), "
+        "and "
+        "bananad makes its own; of two Corms of one name, delete one");
 }
 
 void Doctor::look_at_kernel() {

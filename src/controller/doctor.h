@@ -21,6 +21,7 @@ private:
     void look_at_libvirt();
     void look_at_tunnel();
     void look_at_peers();
+    void look_at_corms();
     void look_at_kernel();
     void look_at_senders();
 

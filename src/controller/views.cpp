@@ -65,9 +65,7 @@ std::vector<std::string> Views::warnings() const {
         out.emplace_back(
             "bridge-nf-call-iptables is 1: frames through this host's bridges pass iptables, which costs 10 % and "
             "lets a FORWARD DROP cut them (sysctl net.bridge.bridge-nf-call-iptables=0)");
-    for (const auto& [corm, text] : corms_.conflicts()) out.push_back(text);
-    for (const auto& corm : corms_.all())
-        if (const auto text = corms_.network_problem(corm.full_name()); !text.empty()) out.push_back(text);
+    for (auto& text : corms_.problems()) out.push_back(std::move(text));
     return out;
 }
 

@@ -202,6 +202,8 @@ TEST_CASE("the other printers") {
     CHECK(printed(print_corm_created, json(R"({"name":"hv1/lab","network":"banana-lab"})")) ==
           "created Corm hv1/lab\n"
           "guests use it by <interface type='network'><source network='banana-lab'/>...\n");
+    CHECK(printed(print_corm_created, json(R"({"name":"hv1/lab","network":"banana-lab","problems":["bad"]})")) ==
+          "created Corm hv1/lab\nproblem: bad\n");
     CHECK(printed(print_spike_created, json(R"({"name":"hv1/s","device":"bne1","xml":"<interface>\n</interface>"})")) ==
           "created Spike hv1/s, device bne1; in the domain's XML:\n<interface>\n</interface>\n");
     CHECK(printed(print_corm, json(R"({"name":"hv1/lab","mtu":1500,"wires":["hv1/a/net0","hv2/b/net0"],
