@@ -1,9 +1,13 @@
 #include "controller/doctor.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <fstream>
 
+#include "base/fd.h"
 #include "controller/hook_files.h"
 #include "model/names.h"
 
@@ -15,8 +19,29 @@ bool bridge_nf_call() {
     return (file >> value) && value != 0;
 }
 
-Doctor::Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes)
-    : node_(node), corms_(corms), wires_(wires), spikes_(spikes), peers_(node.peer_status()), checks_(Json::array()) {}
+namespace {
+
+// What records take: the store's own words name no cause such as "Read-only file system".
+Status try_to_write(const std::string& path) {
+    const std::string what = "write " + path, page(4096, '\0');
+    const Fd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
+    if (!fd) return errno_error(errno, what);
+    const ssize_t written = ::write(fd.get(), page.data(), page.size());
+    const int error = written < 0 ? errno : ENOSPC;
+    ::unlink(path.c_str());
+    return written == static_cast<ssize_t>(page.size()) ? Status() : errno_error(error, what);
+}
+
+}  // namespace
+
+Doctor::Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes, std::string state_dir)
+    : node_(node),
+      corms_(corms),
+      wires_(wires),
+      spikes_(spikes),
+      state_dir_(std::move(state_dir)),
+      peers_(node.peer_status()),
+      checks_(Json::array()) {}
 
 void Doctor::add(const std::string& name, bool ok, const std::string& text, const std::string& advice) {
     checks_.push(Json::object({{"name", name}, {"ok", ok}, {"text", text}, {"advice", ok ? "" : advice}}));
@@ -29,6 +54,7 @@ Json Doctor::examine() {
     const bool tcx = node_.engine.crossconnect().mode() == xconnect::AttachMode::tcx;
     add("cross-connect", true,
         tcx ? "attached by tcx" : "attached by clsact: this kernel has no tcx, which Linux 6.6 brings", "");
+    look_at_state();
     look_at_underlay();
     look_at_libvirt();
     look_at_tunnel();
@@ -37,6 +63,18 @@ Json Doctor::examine() {
     look_at_kernel();
     look_at_senders();
     return Json::object({{"checks", checks_}});
+}
+
+void Doctor::look_at_state() {
+    Status written = try_to_write(state_dir_ + "/doctor.tmp");
+    if (written) {
+        const auto record = node_.store.put("doctor", "written", Json::object());
+        written = record ? node_.store.erase("doctor", "written") : record.error();
+        if (!written) written = written.error().context(state_dir_ + "/state.db");
+    }
+    add("state", written.ok(), written ? "records can be written in " + state_dir_ : written.error().message(),
+        "make room on its file system, or mount it writable: until then nothing can be started, connected or migrated "
+        "here; what is wired goes on");
 }
 
 void Doctor::look_at_underlay() {

@@ -1,4 +1,5 @@
-// Doctor: what `banana doctor` looks at. Nothing here changes anything.
+// Doctor: what `banana doctor` looks at. Nothing here changes anything, but that a file and a record are written and
+// removed, to see whether that can be done.
 //
 // Concepts: a check says what it found in `text`, and, if that is not well, what to do in `advice`.
 // Threading: the io_context's single thread.
@@ -12,11 +13,12 @@ bool bridge_nf_call();  // whether frames through this host's bridges pass iptab
 
 class Doctor {
 public:
-    Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes);
+    Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes, std::string state_dir);
     Json examine();  // {checks: [{name, ok, text, advice}]}
 
 private:
     void add(const std::string& name, bool ok, const std::string& text, const std::string& advice);
+    void look_at_state();
     void look_at_underlay();
     void look_at_libvirt();
     void look_at_tunnel();
@@ -31,6 +33,7 @@ private:
     Corms& corms_;
     Wires& wires_;
     Spikes& spikes_;
+    std::string state_dir_;
     Json peers_, checks_;
 };
 

@@ -54,8 +54,9 @@ void Views::serve() {
         out.set("peers", node_.peer_status());
         co_return out;
     });
-    d.on("doctor",
-         [this](Context&, Json) -> Async<Json> { co_return Doctor(node_, corms_, wires_, spikes_).examine(); });
+    d.on("doctor", [this](Context&, Json) -> Async<Json> {
+        co_return Doctor(node_, corms_, wires_, spikes_, options_.state_dir).examine();
+    });
     d.on("reload", [this](Context&, Json) -> Async<Json> { co_return reload(); });
 }
 
