@@ -32,6 +32,13 @@ Status try_to_write(const std::string& path) {
     return written == static_cast<ssize_t>(page.size()) ? Status() : errno_error(error, what);
 }
 
+// Whether a step can only be taken when these devices are there.
+bool needs(const wiring::Step& step, const std::set<std::string>& devices) {
+    if (const auto* port = std::get_if<wiring::AttachPort>(&step)) return devices.contains(port->want.device);
+    const auto* entry = std::get_if<wiring::SetEntry>(&step);
+    return entry != nullptr && (devices.contains(entry->want.device) || devices.contains(entry->want.target));
+}
+
 }  // namespace
 
 Doctor::Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes, std::string state_dir)
@@ -60,6 +67,7 @@ Json Doctor::examine() {
     look_at_tunnel();
     look_at_peers();
     look_at_corms();
+    look_at_devices();
     look_at_kernel();
     look_at_senders();
     return Json::object({{"checks", checks_}});
@@ -170,17 +178,42 @@ void Doctor::look_at_corms() {
         "bananad makes its own; of two Corms of one name, delete one");
 }
 
+// Adopted netdevs are somebody else's to make; no restart brings one back.
+void Doctor::look_at_devices() {
+    std::vector<const model::Spike*> adopted;
+    std::vector<netlink::LinkRef> refs;
+    spikes_.table().each([&](const model::Spike& spike) {
+        if (spike.kind != model::SpikeKind::netdev) return;
+        adopted.push_back(&spike);
+        refs.emplace_back(spike.device);
+    });
+    const auto found = netlink::links_of(node_.engine.socket(), refs);
+    std::vector<std::string> missing;
+    for (size_t i = 0; i < adopted.size(); ++i) {
+        if (found[i] || found[i].error().code() != Errc::not_found) continue;
+        gone_.insert(adopted[i]->device);
+        missing.push_back(fmt::format("device {} of Spike {} is not there", adopted[i]->device, adopted[i]->name));
+    }
+    add("adopted devices", missing.empty(), missing.empty() ? "each is there" : joined(missing),
+        "make the device again, and bananad takes it up by itself; or give it up: banana disconnect SPIKE, banana "
+        "spike "
+        "delete SPIKE");
+}
+
 void Doctor::look_at_kernel() {
     wiring::Plan plan = corms_.plan();
     plan += wires_.plan();
     plan += spikes_.plan();
-    const auto missing = node_.engine.difference(plan);
+    auto missing = node_.engine.difference(plan);
+    if (missing) std::erase_if(*missing, [&](const wiring::Step& step) { return needs(step, gone_); });
+    const bool no_device = !missing && missing.error().code() == Errc::not_found;
     add("kernel", missing && missing->empty(),
         !missing ? missing.error().message()
         : missing->empty()
             ? "links, ports and entries are as the records say"
             : fmt::format("{} things differ, first: {}", missing->size(), wiring::describe(missing->front())),
-        "systemctl restart bananad repairs it; traffic goes on meanwhile");
+        no_device ? "bring the device back, and bananad takes it up by itself; or delete what is on it"
+                  : "systemctl restart bananad repairs it; traffic goes on meanwhile");
 }
 
 void Doctor::look_at_senders() {

@@ -24,6 +24,7 @@ private:
     void look_at_tunnel();
     void look_at_peers();
     void look_at_corms();
+    void look_at_devices();
     void look_at_kernel();
     void look_at_senders();
 
@@ -35,6 +36,7 @@ private:
     Spikes& spikes_;
     std::string state_dir_;
     Json peers_, checks_;
+    std::set<std::string> gone_;  // adopted devices that are not there
 };
 
 }  // namespace banana::controller
