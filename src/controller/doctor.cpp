@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "controller/hook_files.h"
+#include "libvirt-hooks/domain_xml.h"
 #include "model/names.h"
 
 namespace banana::controller {
@@ -54,7 +55,7 @@ void Doctor::add(const std::string& name, bool ok, const std::string& text, cons
     checks_.push(Json::object({{"name", name}, {"ok", ok}, {"text", text}, {"advice", ok ? "" : advice}}));
 }
 
-Json Doctor::examine() {
+asio::awaitable<Json> Doctor::examine() {
     node_.refresh_underlay();
     add("bridge-nf-call", !bridge_nf_call(), "whether frames through bridges pass iptables",
         "sysctl net.bridge.bridge-nf-call-iptables=0");
@@ -68,9 +69,10 @@ Json Doctor::examine() {
     look_at_peers();
     look_at_corms();
     look_at_devices();
+    co_await look_at_taps();
     look_at_kernel();
     look_at_senders();
-    return Json::object({{"checks", checks_}});
+    co_return Json::object({{"checks", checks_}});
 }
 
 void Doctor::look_at_state() {
@@ -198,6 +200,52 @@ void Doctor::look_at_devices() {
         "make the device again, and bananad takes it up by itself; or give it up: banana disconnect SPIKE, banana "
         "spike "
         "delete SPIKE");
+}
+
+asio::awaitable<std::string> Doctor::guest_of(std::string device) {
+    const auto domains = co_await node_.libvirt.domains();
+    if (!domains) co_return "";
+    for (const auto& entry : *domains) {
+        const std::string uuid = entry.domain.uuid;
+        if (!entry.state.active()) continue;
+        const auto xml = co_await node_.libvirt.domain_xml(uuid);
+        const auto facts = xml ? hooks::parse_domain(*xml) : Result<hooks::DomainFacts>(xml.error());
+        if (!facts) continue;
+        for (const auto& interface : facts->interfaces)
+            if (interface.target == device)
+                co_return fmt::format("{} of domain {}", printable(interface.name, 60), printable(facts->name));
+    }
+    co_return "";
+}
+
+// What is in an anchor without being a Spike that is wired to that Corm has its frames dropped by a bridge that is
+// down.
+asio::awaitable<void> Doctor::look_at_taps() {
+    const auto links = netlink::links(node_.engine.socket(), {0, "", false});
+    if (!links) co_return add("anchors' ports", false, links.error().message(), "");
+    std::map<uint32_t, std::string> anchors;  // by index: the Corm
+    for (const auto& corm : corms_.all())
+        if (const auto index = node_.engine.ifindex(model::anchor_device(corm.name)))
+            anchors[*index] = corm.full_name();
+    std::vector<std::string> cut_off;
+    for (const auto& link : *links) {
+        const auto anchor = anchors.find(link.master);
+        if (link.master == 0 || anchor == anchors.end()) continue;
+        const model::Spike* spike = spikes_.by_device(link.name);
+        const std::string where =
+            fmt::format("{} in {}", link.name, model::anchor_device(model::corm_short_name(anchor->second)));
+        if (spike == nullptr) {
+            const std::string guest = co_await guest_of(link.name);
+            cut_off.push_back(fmt::format("{} ({}) is no Spike", where, guest.empty() ? "of no domain" : guest));
+        } else if (spike->state == model::SpikeState::unwired || spike->corm != anchor->second) {
+            cut_off.push_back(
+                fmt::format("{} is Spike {}, which is not wired to Corm {}", where, spike->name, anchor->second));
+        }
+    }
+    add("anchors' ports", cut_off.empty(),
+        cut_off.empty() ? "each is a Spike that is wired" : "cut off: " + joined(cut_off),
+        "a guest joins a Corm by <interface type='network'> with network banana-CORM, and not by bridge bn-CORM: virsh "
+        "detach-interface and attach it so; where it is so already, journalctl -u bananad says why it was not wired");
 }
 
 void Doctor::look_at_kernel() {

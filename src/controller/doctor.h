@@ -14,7 +14,7 @@ bool bridge_nf_call();  // whether frames through this host's bridges pass iptab
 class Doctor {
 public:
     Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes, std::string state_dir);
-    Json examine();  // {checks: [{name, ok, text, advice}]}
+    asio::awaitable<Json> examine();  // {checks: [{name, ok, text, advice}]}
 
 private:
     void add(const std::string& name, bool ok, const std::string& text, const std::string& advice);
@@ -25,10 +25,13 @@ private:
     void look_at_peers();
     void look_at_corms();
     void look_at_devices();
+    asio::awaitable<void> look_at_taps();
     void look_at_kernel();
     void look_at_senders();
 
     std::set<std::string> tunnel_hosts() const;  // peers that cannot do without a tunnel
+    // "net0 of domain vm1", by what libvirt says of running domains; "" if nobody's.
+    asio::awaitable<std::string> guest_of(std::string device);
 
     Node& node_;
     Corms& corms_;

@@ -55,7 +55,8 @@ void Views::serve() {
         co_return out;
     });
     d.on("doctor", [this](Context&, Json) -> Async<Json> {
-        co_return Doctor(node_, corms_, wires_, spikes_, options_.state_dir).examine();
+        Doctor doctor(node_, corms_, wires_, spikes_, options_.state_dir);
+        co_return co_await doctor.examine();
     });
     d.on("reload", [this](Context&, Json) -> Async<Json> { co_return reload(); });
 }
