@@ -88,7 +88,9 @@ void print_peers(const Page& page, const Json&, const Json& result) {
 void print_reloaded(const Page& page, const Json&, const Json& result) {
     const Json taken = result.get("reloaded"), left = result.get("restart");
     for (size_t i = 0; i < taken.size(); ++i) page.out << (page.brief ? "" : "reloaded: ") << cell(taken.at(i)) << '\n';
-    if (!page.brief) print_problems(page.out, left, "changed, waits for a restart of bananad");
+    if (page.brief) return;
+    print_problems(page.out, left, "changed, waits for a restart of bananad");
+    print_problems(page.out, result.get("warnings"), "warning");
 }
 
 void print_doctor(const Page& page, const Json&, const Json& result) {
@@ -100,8 +102,13 @@ void print_doctor(const Page& page, const Json&, const Json& result) {
             if (!ok) page.out << cell(check.get("name")) << '\n';
             continue;
         }
-        page.out << fmt::format("{}  {}: {}\n", ok ? "ok  " : "FAIL", cell(check.get("name")), cell(check.get("text")));
-        if (const std::string advice = cell(check.get("advice")); !ok && advice != "-")
+        const bool warning = check.get("warning").as_bool();
+        page.out << fmt::format("{}  {}: {}\n",
+                                !ok       ? "FAIL"
+                                : warning ? "WARN"
+                                          : "ok  ",
+                                cell(check.get("name")), cell(check.get("text")));
+        if (const std::string advice = cell(check.get("advice")); (!ok || warning) && advice != "-")
             page.out << "      -> " << advice << '\n';
     }
 }

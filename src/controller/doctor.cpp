@@ -7,7 +7,9 @@
 #include <cerrno>
 #include <fstream>
 
+#include "base/clock.h"
 #include "base/fd.h"
+#include "controller/certificates.h"
 #include "controller/hook_files.h"
 #include "libvirt-hooks/domain_xml.h"
 #include "model/names.h"
@@ -21,6 +23,8 @@ bool bridge_nf_call() {
 }
 
 namespace {
+
+std::string texts(const std::vector<std::string>& all) { return fmt::format("{}", fmt::join(all, "; ")); }
 
 // What records take: the store's own words name no cause such as "Read-only file system".
 Status try_to_write(const std::string& path) {
@@ -55,6 +59,10 @@ void Doctor::add(const std::string& name, bool ok, const std::string& text, cons
     checks_.push(Json::object({{"name", name}, {"ok", ok}, {"text", text}, {"advice", ok ? "" : advice}}));
 }
 
+void Doctor::warn(const std::string& name, const std::string& text, const std::string& advice) {
+    checks_.push(Json::object({{"name", name}, {"ok", true}, {"text", text}, {"advice", advice}, {"warning", true}}));
+}
+
 asio::awaitable<Json> Doctor::examine() {
     node_.refresh_underlay();
     add("bridge-nf-call", !bridge_nf_call(), "whether frames through bridges pass iptables",
@@ -63,6 +71,7 @@ asio::awaitable<Json> Doctor::examine() {
     add("cross-connect", true,
         tcx ? "attached by tcx" : "attached by clsact: this kernel has no tcx, which Linux 6.6 brings", "");
     look_at_state();
+    look_at_certificates();
     look_at_underlay();
     look_at_libvirt();
     look_at_tunnel();
@@ -85,6 +94,28 @@ void Doctor::look_at_state() {
     add("state", written.ok(), written ? "records can be written in " + state_dir_ : written.error().message(),
         "make room on its file system, or mount it writable: until then nothing can be started, connected or migrated "
         "here; what is wired goes on");
+}
+
+void Doctor::look_at_certificates() {
+    const auto& config = node_.config;
+    const CertificateReport report = examine_certificates(config, wall_ns() / 1'000'000'000);
+    const std::string name = "certificates", issue = "banana pki issue " + config.host;
+    const std::string advice = fmt::format(
+        "on the machine with the CA's key: {0} (and {0} --role tunnel); copy the files to this host, then banana "
+        "reload "
+        "here, and for the tunnel's systemctl restart banana-tunneld. The CA's own: banana pki init, and all hosts' "
+        "anew",
+        issue);
+    const std::string in_use = node_.peers.problem();
+    if (!report.refused.empty() || (!report.unusable.empty() && !tunnel_hosts().empty()))
+        add(name, false, texts(report.problems()), advice);
+    else if (!in_use.empty())
+        add(name, false, "peers refuse this host, as the certificate in use is an older one: " + in_use,
+            "banana reload takes the one in " + config.tls.certificate);
+    else if (!report.problems().empty())
+        warn(name, texts(report.problems()), advice);
+    else
+        add(name, true, texts(report.good), "");
 }
 
 void Doctor::look_at_underlay() {
@@ -173,11 +204,10 @@ void Doctor::look_at_peers() {
 void Doctor::look_at_corms() {
     const auto problems = corms_.problems();
     add("Corms", problems.empty(),
-        problems.empty() ? "each has its name and its libvirt network for itself"
-                         : fmt::format("{}", fmt::join(problems, "; ")),
-        "take a network that is not Banana's out of the way (virsh net-destroy and net-undefine, after net-dumpxml), "
-        "and "
-        "bananad makes its own; of two Corms of one name, delete one");
+        problems.empty() ? "each has its name and its libvirt network for itself" : texts(problems),
+        "take a network that is not Banana's out of the way (virsh net-dumpxml, net-destroy, net-undefine), and "
+        "bananad "
+        "makes its own; of two Corms of one name, delete one");
 }
 
 // Adopted netdevs are somebody else's to make; no restart brings one back.
@@ -197,9 +227,8 @@ void Doctor::look_at_devices() {
         missing.push_back(fmt::format("device {} of Spike {} is not there", adopted[i]->device, adopted[i]->name));
     }
     add("adopted devices", missing.empty(), missing.empty() ? "each is there" : joined(missing),
-        "make the device again, and bananad takes it up by itself; or give it up: banana disconnect SPIKE, banana "
-        "spike "
-        "delete SPIKE");
+        "make the device again, and bananad takes it up by itself; or give the Spike up: banana disconnect SPIKE, "
+        "banana spike delete SPIKE");
 }
 
 asio::awaitable<std::string> Doctor::guest_of(std::string device) {
@@ -218,8 +247,7 @@ asio::awaitable<std::string> Doctor::guest_of(std::string device) {
     co_return "";
 }
 
-// What is in an anchor without being a Spike that is wired to that Corm has its frames dropped by a bridge that is
-// down.
+// An anchor is down: what is in one without being a Spike that is wired to that Corm is cut off.
 asio::awaitable<void> Doctor::look_at_taps() {
     const auto links = netlink::links(node_.engine.socket(), {0, "", false});
     if (!links) co_return add("anchors' ports", false, links.error().message(), "");

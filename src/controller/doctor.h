@@ -14,11 +14,14 @@ bool bridge_nf_call();  // whether frames through this host's bridges pass iptab
 class Doctor {
 public:
     Doctor(Node& node, Corms& corms, Wires& wires, Spikes& spikes, std::string state_dir);
-    asio::awaitable<Json> examine();  // {checks: [{name, ok, text, advice}]}
+    asio::awaitable<Json> examine();  // {checks: [{name, ok, text, advice, warning?}]}
 
 private:
     void add(const std::string& name, bool ok, const std::string& text, const std::string& advice);
+    // Well, but not for long.
+    void warn(const std::string& name, const std::string& text, const std::string& advice);
     void look_at_state();
+    void look_at_certificates();
     void look_at_underlay();
     void look_at_libvirt();
     void look_at_tunnel();

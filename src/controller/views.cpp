@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/mtu.h"
+#include "controller/certificates.h"
 #include "controller/config_change.h"
 #include "controller/doctor.h"
 #include "model/names.h"
@@ -67,6 +68,8 @@ std::vector<std::string> Views::warnings() const {
         out.emplace_back(
             "bridge-nf-call-iptables is 1: frames through this host's bridges pass iptables, which costs 10 % and "
             "lets a FORWARD DROP cut them (sysctl net.bridge.bridge-nf-call-iptables=0)");
+    for (auto& text : examine_certificates(node_.config, wall_ns() / 1'000'000'000).problems())
+        out.push_back(std::move(text));
     for (auto& text : corms_.problems()) out.push_back(std::move(text));
     return out;
 }
@@ -295,7 +298,11 @@ Result<Json> Views::reload() {
         node_.peers.add({peer.name, peer.address, peer.port});
     }
     log::info("reloaded: {}; waits for a restart: {}", joined(taken), joined(change.restart));
-    return Json::object({{"reloaded", Json::array(taken)}, {"restart", Json::array(change.restart)}});
+    const auto problems = examine_certificates(running, wall_ns() / 1'000'000'000).problems();
+    for (const auto& text : problems) log::warning("{}", text);
+    return Json::object({{"reloaded", Json::array(taken)},
+                         {"restart", Json::array(change.restart)},
+                         {"warnings", Json::array(problems)}});
 }
 
 }  // namespace banana::controller

@@ -87,16 +87,23 @@ void Peers::Impl::add_own_methods() {
                   });
 }
 
-Status Peers::Impl::load() {
+Status Peers::Impl::load(bool must_fit) {
     TRY_SET(auto loaded, Identity::load(config.ca, config.certificate, config.key));
+    if (const auto problem = loaded->problem(config.host); !problem.empty()) {
+        const std::string text = fmt::format("peers will refuse this host ({}): {}", config.certificate, problem);
+        if (must_fit) return Error(Errc::refused, text + "; the one that was in use stays");
+        log::warning("{}", text);
+    }
     identity = std::move(loaded);
-    if (const auto problem = identity->problem(config.host); !problem.empty())
-        log::warning("peers will refuse this host ({}): {}", config.certificate, problem);
     return {};
 }
 
+std::string Peers::problem() const {
+    return impl_->identity ? impl_->identity->problem(impl_->config.host) : "no certificate is loaded";
+}
+
 Status Peers::start() {
-    TRY(impl_->load().context("peer certificates"));
+    TRY(impl_->load(false).context("peer certificates"));
     TRY(impl_->listen());
     impl_->running = true;
     spawn(impl_->io.get_executor(), impl_->accept_loop(impl_), "peer listener");
@@ -124,7 +131,7 @@ void Peers::stop() {
 }
 
 Status Peers::reload() {
-    TRY(impl_->load().context("peer certificates"));
+    TRY(impl_->load(true).context("peer certificates"));
     impl_->verify_connections();
     for (auto& [name, peer] : impl_->peers) impl_->kick(peer);
     return {};

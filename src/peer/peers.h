@@ -63,8 +63,10 @@ public:
 
     Status start();   // loads the certificates, listens, begins to dial
     void stop();      // ends every connection; waiting calls get unreachable
-    Status reload();  // reads the certificate files again; on error the old ones stay in use. Connections that the
-                      // new CA does not vouch for are closed, the others go on; refused peers are dialled at once
+    Status reload();  // reads the certificate files again; on error, and if peers would refuse the new one, the old
+                      // ones stay in use. Connections that the new CA does not vouch for are closed, the others go on;
+                      // refused peers are dialled at once
+    std::string problem() const;           // why peers refuse the certificate in use, by now; "": nothing known
     void add(const PeerAddress& address);  // one more, dialled from now on; a name that is known: nothing
     uint16_t port() const;                 // the one listened on
 

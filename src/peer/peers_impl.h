@@ -25,7 +25,7 @@ struct Peer {
     PeerAddress where;
     std::vector<asio::ip::address> addresses;  // what where.address stood for when it was last dialled; plain()
     PeerState state = PeerState::connecting;
-    int64_t since = 0;  // wall time, seconds
+    int64_t since = 0;      // wall time, seconds
     std::string error;      // why it is not up
     std::string last_loss;  // what ended its last connection that stood
     std::string incoming_error;
@@ -102,7 +102,7 @@ struct Peers::Impl : std::enable_shared_from_this<Peers::Impl> {
     // peers.cpp
     void add_own_methods();
     Peer* add(const PeerAddress& address);  // null: there is one of that name
-    Status load();
+    Status load(bool must_fit);
     void set_state(Peer& peer, PeerState state, const std::string& error);
     Json hello() const;
     Status check_hello(const Json& said, const std::string& expected_host) const;

@@ -5,6 +5,8 @@
 
 #include <cerrno>
 
+#include "pki/files.h"
+
 namespace banana::pki {
 
 namespace {
@@ -58,6 +60,21 @@ Status verify_chain(X509_STORE* trusted, X509* certificate, const std::string& c
     keep_first(verdict, context.get());
     ERR_clear_error();
     return verdict_error(verdict, ca_path);
+}
+
+Result<CertInfo> verify_file(const std::string& path, const std::string& ca_path) {
+    ERR_clear_error();
+    TRY(read_file(ca_path));  // for the file's own error; OpenSSL would tell of its BIO
+    TRY_SET(const std::string text, read_file(path));
+    const StorePtr trusted(X509_STORE_new());
+    if (!trusted || X509_STORE_load_file(trusted.get(), ca_path.c_str()) != 1 ||
+        X509_STORE_set_depth(trusted.get(), 1) != 1)
+        return Error(Errc::invalid, fmt::format("read CA certificate {}: {}", ca_path, openssl_reason()));
+    const BioPtr bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+    const X509Ptr certificate(PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
+    if (!certificate) return Error(Errc::invalid, fmt::format("read certificate {}: {}", path, openssl_reason()));
+    TRY(verify_chain(trusted.get(), certificate.get(), ca_path));
+    return describe(certificate.get()).context(path);
 }
 
 Status check_role(const CertInfo& certificate, const char* role, const std::string& who) {

@@ -25,6 +25,7 @@ void keep_first(Verdict& verdict, X509_STORE_CTX* context);
 Error verdict_error(const Verdict& verdict, const std::string& ca_path);
 // Chain and validity, now.
 Status verify_chain(X509_STORE* trusted, X509* certificate, const std::string& ca_path);
+Result<CertInfo> verify_file(const std::string& path, const std::string& ca_path);  // the same of a PEM file's first
 
 // `who`: what needs the role, in the plural: "peers".
 Status check_role(const CertInfo& certificate, const char* role, const std::string& who);

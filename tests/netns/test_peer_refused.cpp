@@ -156,6 +156,19 @@ TEST_CASE("peers: reload() with another CA ends what the old one vouched for; a 
         ::chmod((lab.pki + "/hv1.key").c_str(), 0644);
         CHECK(contains(lab.at("hv1").reload().error().message(), "must be 0600"));
         ::chmod((lab.pki + "/hv1.key").c_str(), 0600);
+        auto foreign = lab.certificate("hv7");
+        const auto own = lab.hosts.at("hv1").config;
+        REQUIRE(pki::issue(foreign).ok());
+        for (const char* suffix : {".crt", ".key"}) {
+            fs::rename(lab.pki + "/hv1" + suffix, lab.pki + "/away" + suffix);
+            fs::rename(lab.pki + "/hv7" + suffix, lab.pki + "/hv1" + suffix);
+        }
+        const auto refused = lab.at("hv1").reload();
+        REQUIRE_FALSE(refused.ok());
+        CHECK(refused.error().code() == Errc::refused);
+        CHECK(contains(refused.error().message(), "peers will refuse this host (" + own.certificate + "): "));
+        CHECK(lab.at("hv1").problem() == "");  // the one in use is the old one
+        for (const char* suffix : {".crt", ".key"}) fs::rename(lab.pki + "/away" + suffix, lab.pki + "/hv1" + suffix);
         CHECK(lab.up("hv1", "hv2"));
         CHECK(lab.hosts.at("hv1").events == "+hv2 ");
 

@@ -65,11 +65,13 @@ TEST_CASE("a cell shows any value, and no control byte") {
 }
 
 TEST_CASE("reload says what was taken, and what waits for a restart") {
-    const Json result = json(R"({"reloaded":["certificates","peer hv3"],"restart":["underlay","[tunnel] lanes"]})");
+    const Json result = json(R"({"reloaded":["certificates","peer hv3"],"restart":["underlay","[tunnel] lanes"],
+        "warnings":["it ends"]})");
     CHECK(printed(command("", "reload").print, result) ==
           "reloaded: certificates\nreloaded: peer hv3\n"
           "changed, waits for a restart of bananad: underlay\n"
-          "changed, waits for a restart of bananad: [tunnel] lanes\n");
+          "changed, waits for a restart of bananad: [tunnel] lanes\n"
+          "warning: it ends\n");
     CHECK(printed(command("", "reload").print, result, true) == "certificates\npeer hv3\n");
 }
 
@@ -220,6 +222,9 @@ TEST_CASE("the other printers") {
           "  12.5  flip\n");
     CHECK(printed(print_doctor, json(R"({"checks":[{"name":"a","ok":true,"text":"fine","advice":"none"},
         {"name":"b","ok":false,"text":"bad","advice":"do x"}]})")) == "ok    a: fine\nFAIL  b: bad\n      -> do x\n");
+    CHECK(printed(print_doctor,
+                  json(R"({"checks":[{"name":"a","ok":true,"warning":true,"text":"soon","advice":"do y"}]})")) ==
+          "WARN  a: soon\n      -> do y\n");
     CHECK(printed(command("", "connect").print, Json(), false, json(R"({"spike":"s","corm":"lab"})")) ==
           "connected Spike s to Corm lab\n");
     CHECK(printed(command("corm", "delete").print, Json(), true, json(R"({"name":"lab"})")) == "lab\n");
