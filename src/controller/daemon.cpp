@@ -65,6 +65,7 @@ struct Daemon::Impl {
     Status listen();
     void start_libvirt();
     asio::awaitable<void> settle_loop();
+    asio::awaitable<void> filter_loop();
     asio::awaitable<void> monitor_loop();
     asio::awaitable<void> verify_loop();
     asio::awaitable<void> ring_loop();
@@ -238,6 +239,7 @@ Status Daemon::start() {
     d.signals.add(SIGTERM);
     d.signals.add(SIGINT);
     d.node->spawn(d.settle_loop(), "settling ports");
+    d.node->spawn(d.filter_loop(), "looking after the VXLAN filter");
     d.node->spawn(d.signal_loop(), "signals");
     d.start_libvirt();
     sd_notify(0, "READY=1");
@@ -310,6 +312,23 @@ asio::awaitable<void> Daemon::Impl::settle_loop() {
         if (wires->handing_over() || spikes->handing_over()) continue;
         if (const auto settled = node->engine.settle_port(monotonic_ns()); !settled)
             log::warning("{}", settled.error().message());
+    }
+}
+
+// `nft flush ruleset`, which restarting nftables.service is, takes our table too: until it is back, VXLAN frames of our
+// VNIs are let in from anywhere.
+asio::awaitable<void> Daemon::Impl::filter_loop() {
+    constexpr milliseconds look{2000};
+    std::string told;  // what fails again and again is said once
+    for (;;) {
+        co_await node->sleep(look);
+        const auto mended = node->engine.filter().mend();
+        if (mended && *mended)
+            log::warning(
+                "nftables: somebody took the table `banana`, or its rules, away (nft flush ruleset?); it is made anew");
+        const std::string problem = mended ? "" : mended.error().message();
+        if (!problem.empty() && problem != told) log::error("{}", problem);
+        told = problem;
     }
 }
 

@@ -299,7 +299,7 @@ void Doctor::look_at_senders() {
                 : dropped.error().message(),
         dropped ? fmt::format("somebody on the underlay sends frames into our wires: look at UDP port {}",
                               node_.config.vxlan_port)
-                : "systemctl restart bananad makes the nftables table `banana` anew");
+                : "bananad makes the nftables table `banana` anew within seconds; if not, its log says why");
 }
 
 }  // namespace banana::controller

@@ -82,8 +82,8 @@ Json listed(const Json& listing, const char* kind) {
 
 void VxlanFilter::ContextDeleter::operator()(nft_ctx* context) const { nft_ctx_free(context); }
 
-VxlanFilter::VxlanFilter(std::unique_ptr<nft_ctx, ContextDeleter> context, uint16_t port, std::string table)
-    : context_(std::move(context)), port_(port), table_(std::move(table)) {}
+VxlanFilter::VxlanFilter(std::unique_ptr<nft_ctx, ContextDeleter> context, Fd socket, uint16_t port, std::string table)
+    : context_(std::move(context)), socket_(std::move(socket)), port_(port), table_(std::move(table)) {}
 VxlanFilter::VxlanFilter(VxlanFilter&&) noexcept = default;
 VxlanFilter& VxlanFilter::operator=(VxlanFilter&&) noexcept = default;
 VxlanFilter::~VxlanFilter() = default;
@@ -94,8 +94,10 @@ Result<VxlanFilter> VxlanFilter::open(uint16_t port, const std::string& table) {
     if (!context || nft_ctx_buffer_output(context.get()) != 0 || nft_ctx_buffer_error(context.get()) != 0)
         return Error("open VXLAN filter " + table + ": out of memory");
     nft_ctx_output_set_flags(context.get(), NFT_CTX_OUTPUT_JSON);
-    VxlanFilter filter(std::move(context), port, table);
+    TRY_SET(Fd socket, open_nfnetlink());
+    VxlanFilter filter(std::move(context), std::move(socket), port, table);
     TRY(filter.run(filter.frame(), "make VXLAN filter"));
+    TRY(filter.remember_mark());
     TRY_SET(auto peers, filter.list());
     filter.peers_.insert(peers.begin(), peers.end());
     return filter;
@@ -191,7 +193,19 @@ Status VxlanFilter::sync(std::span<const VxlanPeer> peers) {
     auto flush = fmt::format("flush set inet {0} vnis\nflush set inet {0} pairs4\nflush set inet {0} pairs6\n", table_);
     TRY(run(frame() + flush + in.text(), "set VXLAN peers"));
     peers_ = next;
+    return remember_mark();
+}
+
+Status VxlanFilter::remember_mark() {
+    TRY_SET(mark_, table_mark(socket_, table_, "input"));
     return {};
+}
+
+Result<bool> VxlanFilter::mend() {
+    TRY_SET(const TableMark now, table_mark(socket_, table_, "input"));
+    if (now == mark_) return false;
+    TRY(sync(std::vector(peers_.begin(), peers_.end())));
+    return true;
 }
 
 Result<std::vector<VxlanPeer>> VxlanFilter::list() {

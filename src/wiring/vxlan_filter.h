@@ -4,7 +4,7 @@
 // input hook, knows which VNIs are ours and from which underlay address each may come; a frame of one of our VNIs from
 // elsewhere is dropped and counted. Frames of VNIs that are not ours are not touched, nor is any other port.
 // It checks source addresses, no more: on an underlay where those can be forged, use a DTLS wire.
-// The table outlives the process. Should someone flush the ruleset, sync() puts all of it back.
+// The table outlives the process. Should someone flush the ruleset, mend() puts all of it back.
 // Order: allow() before the wire's device is made, remove() after it is gone.
 // Cost, whatever the number of wires: 65 us for one call, 5 us a pair in a batch of 100.
 // Threading: one thread; the network namespace is that of the thread which opens it (the socket stays in it).
@@ -20,6 +20,7 @@
 
 #include "base/bytes.h"
 #include "base/result.h"
+#include "wiring/table_mark.h"
 
 struct nft_ctx;
 
@@ -48,6 +49,9 @@ public:
     Status remove(std::span<const uint32_t> vnis);
     // Reconcile: makes table and pairs what they ought to be, in one transaction, without a gap.
     Status sync(std::span<const VxlanPeer> peers);
+    // True: the table was gone, another's, or without its rules, and is whole again. Cheap when there is nothing to do;
+    // elements that somebody takes out one by one are not noticed.
+    Result<bool> mend();
 
     Result<std::vector<VxlanPeer>> list();  // what the kernel has; not_found: the table is gone
     Result<uint64_t> dropped();             // frames of our VNIs from foreign addresses
@@ -57,16 +61,20 @@ private:
     struct ContextDeleter {
         void operator()(nft_ctx* context) const;
     };
-    VxlanFilter(std::unique_ptr<nft_ctx, ContextDeleter> context, uint16_t port, std::string table);
+    VxlanFilter(std::unique_ptr<nft_ctx, ContextDeleter> context, Fd socket, uint16_t port, std::string table);
 
     Result<std::string> run(const std::string& commands, const std::string& what);
     std::string frame() const;
     Status change(const std::string& commands, const std::string& what);
 
+    Status remember_mark();
+
     std::unique_ptr<nft_ctx, ContextDeleter> context_;
+    Fd socket_;
     uint16_t port_ = 0;
     std::string table_;
     std::set<VxlanPeer> peers_;  // what the kernel should have
+    TableMark mark_;             // of the table as it was made
 };
 
 }  // namespace banana::wiring

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 
 #include <cstring>
+#include <filesystem>
 #include <optional>
 
 #include "base/clock.h"
@@ -201,6 +202,40 @@ TEST_CASE("vxlan filter: outlives its process; sync makes it right again, also a
         w.inject(w.third, our_vni, 2);
         w.inject(w.peer, our_vni, 3);
         CHECK(numbers_up_to(*w.wire, 3).empty());
+    });
+}
+
+TEST_CASE("vxlan filter: mend() notices a table that is gone, emptied or another's, and makes it whole") {
+    isolated([] {
+        World w(false);
+        auto filter = must(VxlanFilter::open());
+        const std::string old = std::filesystem::temp_directory_path() / ("banana-ruleset-" + random_hex(8));
+        sh("(echo flush ruleset; nft list ruleset) >" + old);
+        const std::vector<VxlanPeer> want{{our_vni, ip("192.0.2.1")}, {0xffffff, ip("192.0.2.1")}};
+        must(filter.allow(want));
+        must(filter.allow(12, ip("192.0.2.9")));
+        must(filter.remove(12));
+        CHECK_FALSE(must(filter.mend()));  // changes of our own are none
+        must(filter.sync(want));
+        CHECK_FALSE(must(filter.mend()));
+        sh("nft add table inet other; nft add chain inet other input");
+        CHECK_FALSE(must(filter.mend()));
+        uint32_t number = 0;
+        // The last is what /etc/nftables.conf does that was once written from the ruleset.
+        const std::vector<std::string> harms{"nft flush ruleset", "nft delete table inet banana",
+                                             "nft flush table inet banana", "nft flush chain inet banana input",
+                                             "nft -f " + old};
+        for (const auto& harm : harms) {
+            CAPTURE(harm);
+            sh(harm);
+            CHECK(must(filter.mend()));
+            CHECK_FALSE(must(filter.mend()));
+            CHECK(must(filter.list()) == want);
+            w.inject(w.third, our_vni, ++number);
+            w.inject(w.peer, our_vni, ++number);
+            CHECK(numbers_up_to(*w.wire, number).empty());
+        }
+        std::filesystem::remove(old);
     });
 }
 
