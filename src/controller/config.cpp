@@ -368,6 +368,8 @@ void read_sections(Findings& findings, Section& top, Config& config) {
     section.integer(
         "hook_timeout_ms", 100, max_hook_timeout.count(), [&](int64_t v) { limits.hook_timeout = milliseconds(v); },
         fmt::format(", as banana-hook itself gives up after {}", hooks::default_deadline.count()));
+    // Unasked, it follows the hook's: a file that says only the latter is no error.
+    limits.peer_call_timeout = std::min(limits.peer_call_timeout, limits.hook_timeout * 3 / 4);
     section.integer("peer_call_timeout_ms", 100, 60000, [&](int64_t v) { limits.peer_call_timeout = milliseconds(v); });
     section.integer("max_wires", 1, max_wires_limit, [&](int64_t v) { limits.max_wires = v; });
     section.finish();

@@ -203,6 +203,7 @@ asio::awaitable<void> Corms::announce(std::string peer) {
 
 void Corms::libvirt_up() {
     for (auto& corm : all()) node_.spawn(ensure_network(std::move(corm)), "defining a network");
+    for (const auto& [host, remote] : remotes_) begin_settling(host);
 }
 
 void Corms::network_event(const std::string& name) {

@@ -84,6 +84,7 @@ private:
     bool note(const model::Corm& corm);
     void make_anchors(const std::vector<model::Corm>& corms);
     void settle_network(const std::string& host, const std::string& corm);
+    void begin_settling(const std::string& host);
     asio::awaitable<void> settle_networks(std::string host);
     asio::awaitable<void> remove_network(const std::string& corm);
     Json json(const model::Corm& corm) const;        // as in a list: `wires` is how many

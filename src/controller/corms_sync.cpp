@@ -53,7 +53,8 @@ asio::awaitable<void> Corms::apply_lists(std::string host) {
         size_t changes = co_await forget_missing(host, list);
         changes += co_await learn(host, list);
         co_await node_.sleep(rest + changes * rest_for_change);
-        while (remote.networks.size() > networks_due_max) co_await node_.sleep(libvirt_look);
+        while (node_.libvirt.connected() && remote.networks.size() > networks_due_max)
+            co_await node_.sleep(libvirt_look);
     }
     remote.applying = false;
 }
@@ -153,10 +154,17 @@ void Corms::make_anchors(const std::vector<model::Corm>& corms) {
 }
 
 void Corms::settle_network(const std::string& host, const std::string& corm) {
-    if (!node_.libvirt.connected()) return;  // libvirt_up() does it then
     Remote& remote = remotes_[host];
-    remote.networks.insert(corm);
-    if (!std::exchange(remote.settling, true)) node_.spawn(settle_networks(host), "settling networks");
+    const bool room = node_.libvirt.connected() || remote.networks.size() < networks_due_max;
+    if (node_.libvirt.used() && room) remote.networks.insert(corm);
+    begin_settling(host);
+}
+
+// Also when libvirt is back: what a Corm that was forgotten meanwhile leaves is in no other list.
+void Corms::begin_settling(const std::string& host) {
+    Remote& remote = remotes_[host];
+    if (remote.networks.empty() || !node_.libvirt.connected() || std::exchange(remote.settling, true)) return;
+    node_.spawn(settle_networks(host), "settling networks");
 }
 
 asio::awaitable<void> Corms::settle_networks(std::string host) {
@@ -167,8 +175,8 @@ asio::awaitable<void> Corms::settle_networks(std::string host) {
             co_await ensure_network(*corm);
         else
             co_await remove_network(name);
+        if (!node_.libvirt.connected()) remote.networks.insert(name);  // it may not have come to that
     }
-    remote.networks.clear();
     remote.settling = false;
 }
 

@@ -198,8 +198,9 @@ class DoctorTest(unittest.TestCase):
         self.lab.start_vm(Vm("vm1", [Nic("banana-lab", address="10.77.0.10/24")]), "hv1")
         self.addCleanup(self.lab.virsh, "hv1", "destroy", "vm1")
         self.await_well("hv1")
+        # One that is refused when it is there already: a limit that would not hold.
         self.lab.virsh("hv1", "attach-interface", "vm1", "bridge", "bn-lab", "--live", "--model", "virtio", "--target",
-                       "odd0")
+                       "odd0", "--outbound", "20000")
         self.await_check("hv1", "anchors' ports", False,
                          r"odd0 in bn-lab \(net\d of domain vm1\) is no Spike -> .*network banana-CORM.*virsh detach")
 

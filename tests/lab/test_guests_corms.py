@@ -142,13 +142,17 @@ class Corms(LabCase):
             self.lab.start_bananad("hv2")
         self.await_network("late")
         self.lab.kill_daemon("hv2", "bananad", signal.SIGKILL)
+        self.lab.kill_daemon("hv2", "libvirtd")
         try:
             self.banana("hv1", "corm", "delete", "late")
+            self.lab.start_bananad("hv2")  # its unit comes before libvirtd's
+            wait_until(lambda: "hv1/late" not in [corm["name"] for corm in self.banana("hv2", "corm", "list")["corms"]],
+                       PATIENCE, "hv2 to forget the Corm")
         finally:
-            self.lab.start_bananad("hv2")
+            self.lab.start_libvirtd("hv2")
         wait_until(lambda: "banana-late" not in self.lab.virsh("hv2", "net-list", "--all", "--name").split(), PATIENCE,
                    "network banana-late to leave hv2")
-        self.assertNotIn("late", [corm["name"] for corm in self.banana("hv2", "corm", "list")["corms"]])
+        self.assertNotIn("hv1/late", [corm["name"] for corm in self.banana("hv2", "corm", "list")["corms"]])
         wait_until(lambda: all(self.is_whole(host) for host in ("hv1", "hv2")), PATIENCE, "both hosts")
 
     def test_made_again_and_again_while_libvirt_is_slow(self) -> None:

@@ -165,7 +165,9 @@ TEST_CASE("what cannot work together is an error, at a key that the file has") {
         " in [limits] is 3000, hook_timeout_ms 3000; the former must be less, as a hook waits for peers";
     CHECK(error_of(minimal + "[limits]\npeer_call_timeout_ms = 3000\nhook_timeout_ms = 3000\n") ==
           "b.toml:4:24: peer_call_timeout_ms" + limits);
-    CHECK(error_of(minimal + "[limits]\nhook_timeout_ms = 3000\n") == "b.toml:4:19: peer_call_timeout_ms" + limits);
+    const auto shorter = Config::parse(minimal + "[limits]\nhook_timeout_ms = 2000\n", "b.toml");
+    REQUIRE(shorter.ok());
+    CHECK(shorter->limits.peer_call_timeout == milliseconds(1500));
     CHECK(error_of(minimal + "[limits]\npeer_call_timeout_ms = 7000\n").starts_with("b.toml:4:24: "));
     CHECK(error_of(minimal + "[limits]\npeer_call_timeout_ms = 6999\n") == "");
     const std::string ports = "port in [vxlan] and port in [tunnel] are both ";
