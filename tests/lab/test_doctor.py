@@ -16,6 +16,7 @@ from collections.abc import Iterator
 sys.dont_write_bytecode = True
 
 import lab_base  # noqa: E402
+import lab_guest  # noqa: E402
 import lab_product as product  # noqa: E402
 from banana_lab import Lab, LabError, Nic, Vm, wait_until  # noqa: E402
 
@@ -198,11 +199,11 @@ class DoctorTest(unittest.TestCase):
         self.lab.start_vm(Vm("vm1", [Nic("banana-lab", address="10.77.0.10/24")]), "hv1")
         self.addCleanup(self.lab.virsh, "hv1", "destroy", "vm1")
         self.await_well("hv1")
-        # One that is refused when it is there already: a limit that would not hold.
-        self.lab.virsh("hv1", "attach-interface", "vm1", "bridge", "bn-lab", "--live", "--model", "virtio", "--target",
-                       "odd0", "--outbound", "20000")
+        # One that is refused when it is there already: no hook of libvirt's is asked about a bridge's port.
+        self.lab.exec("hv1", "virsh", "attach-device", "vm1", "/dev/stdin", "--live",
+                      stdin=lab_guest.nic_xml("vm1", Nic(bridge="bn-lab", mtu=9000), 1))
         self.await_check("hv1", "anchors' ports", False,
-                         r"odd0 in bn-lab \(net\d of domain vm1\) is no Spike -> .*network banana-CORM.*virsh detach")
+                         r"vnet\d+ in bn-lab \(\S+ of domain vm1\) is no Spike -> .*network banana-CORM.*virsh detach")
 
     def test_underlay(self) -> None:
         self.await_check("hv1", "underlay", True, r"10\.99\.0\.1 is on eth0, MTU 1500")
