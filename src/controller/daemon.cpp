@@ -303,15 +303,21 @@ asio::awaitable<void> Daemon::Impl::verify_loop() {
     }
 }
 
-// Each takes the RTNL lock for the length of an RCU grace period: one at a time, and none while a hand-over is under
-// way.
+// What has time, and keeps others waiting: none of it while a hand-over is under way. A port takes the RTNL lock for
+// the length of an RCU grace period, one at a time; the records' checkpoint waits for the disk.
 asio::awaitable<void> Daemon::Impl::settle_loop() {
     constexpr milliseconds idle{1000}, pause{100};
+    std::string told;
     for (;;) {
         co_await node->sleep(node->engine.unsettled() == 0 ? idle : pause);
         if (wires->handing_over() || spikes->handing_over()) continue;
         if (const auto settled = node->engine.settle_port(monotonic_ns()); !settled)
             log::warning("{}", settled.error().message());
+        if (!node->store.wants_checkpoint()) continue;
+        const Status done = node->store.checkpoint();
+        const std::string problem = done ? "" : done.error().message();
+        if (!problem.empty() && problem != told) log::warning("state: {}", problem);
+        told = problem;
     }
 }
 

@@ -88,6 +88,13 @@ Result<Store> Store::open(const std::string& path) {
         umask(before);
         return store.not_opened(path);
     }
+    sqlite3_wal_hook(  // in the place of SQLite's own
+        raw,
+        [](void* pages, sqlite3*, const char*, int count) {
+            *static_cast<int*>(pages) = count;
+            return SQLITE_OK;
+        },
+        store.log_pages_.get());
     TRY_SET(const auto version, store.prepare("PRAGMA user_version", "", ""));
     if (sqlite3_step(version.get()) != SQLITE_ROW) return store.not_opened(path);
     const int found = sqlite3_column_int(version.get(), 0);
@@ -99,6 +106,14 @@ Result<Store> Store::open(const std::string& path) {
     if (!store.execute(fmt::format("BEGIN; {} PRAGMA user_version={}; COMMIT", schema, schema_version).c_str()))
         return store.not_opened(path);
     return store;
+}
+
+Status Store::checkpoint() {
+    int log = 0, done = 0;
+    if (sqlite3_wal_checkpoint_v2(db_.get(), nullptr, SQLITE_CHECKPOINT_PASSIVE, &log, &done) != SQLITE_OK)
+        return error("checkpoint");
+    // The first write behind it waits for the disk once more: let it be this one.
+    return execute(fmt::format("PRAGMA user_version={}", schema_version).c_str());
 }
 
 Result<Store::Statement> Store::prepare(std::string_view sql, const std::string& kind, const std::string& key) {
@@ -158,6 +173,7 @@ Result<int64_t> Store::write(const char* operation, std::string_view sql, const 
     const int64_t version = sqlite3_column_int64(statement.get(), 0);
     // RETURNING gives its row before the statement ends; only the end commits, and can fail (disk full).
     if (sqlite3_step(statement.get()) != SQLITE_DONE) return error(what);
+    if (*log_pages_ >= checkpoint_at_last) (void)checkpoint();  // it is tried again; this write has been done
     return version;
 }
 

@@ -5,8 +5,9 @@
 // acknowledged, a power cut may lose the last writes but never tears one (SQLite documentation, "Write-Ahead Logging";
 // the kernel's links, which the records describe, are gone then as well).
 // compare_and_set() is what serialises a wire: it fails when somebody else wrote in between.
-// Threading: one thread. Errors: "<operation> <kind> <key>: <SQLite's text>"; busy when compare_and_set lost,
-// or another daemon has the file.
+// No write waits for the disk: only checkpoint() does, which is for when nothing is urgent (SQLite's own, at each
+// 1000th page, would be in the middle of a hand-over). Threading: one thread. Errors: "<operation> <kind> <key>:
+// <SQLite's text>"; busy when compare_and_set lost, or another daemon has the file.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +49,13 @@ public:
     // Whose records these are: of the first host that claimed them. Records are about devices of that host's name.
     Result<std::string> claim(const std::string& host);
 
+    // Takes what was written out of the log into the file, and begins the log anew. Waits for the disk.
+    Status checkpoint();
+    bool wants_checkpoint() const { return *log_pages_ >= checkpoint_pages; }
+
 private:
+    static constexpr int checkpoint_pages = 1000, checkpoint_at_last = 50'000;  // the latter: in the midst of writing
+
     struct Close {
         void operator()(sqlite3* db) const;
         void operator()(sqlite3_stmt* statement) const;
@@ -69,6 +76,7 @@ private:
 
     std::unique_ptr<sqlite3, Close> db_;
     std::unordered_map<std::string_view, std::unique_ptr<sqlite3_stmt, Close>> statements_;  // by text; parsed once
+    std::unique_ptr<int> log_pages_ = std::make_unique<int>(0);  // SQLite tells; it keeps the pointer
 };
 
 }  // namespace banana::registry

@@ -347,3 +347,20 @@ TEST_CASE("table: memory and disk in step") {
     CHECK(sum == 51 + 5 + 4);
     CHECK(must(store.get("thing", "odd")).has_value());  // left on the disk
 }
+
+TEST_CASE("no write waits for the disk, and a checkpoint empties the log") {
+    Folder folder;
+    const std::string path = folder / "state.db";
+    auto store = must(Store::open(path));
+    const Json text = Json::object({{"text", std::string(3000, 'x')}});
+    for (int i = 0; i < 1500; ++i) must(store.put("corm", "k" + std::to_string(i % 50), text));
+    CHECK(store.wants_checkpoint());
+    const auto before = fs::file_size(path);
+    const Status done = store.checkpoint();
+    REQUIRE(done);
+    CHECK_FALSE(store.wants_checkpoint());
+    CHECK(fs::file_size(path) > before);
+    must(store.put("corm", "last", text));
+    CHECK_FALSE(store.wants_checkpoint());
+    CHECK(must(store.list("corm")).size() == 51);
+}
