@@ -99,7 +99,8 @@ def one_migration(steps: Steps, kind: str, lab: Lab, guest: str, address: str, d
     where = " (two sites)" if kind == "dtls" else ""
     with steps.step(f"virsh migrate --live {guest} to {destination}{where}, 1 kHz + TCP") as words:
         measured = lab_measure.despite_panics(
-            lab, guest, lambda: lab_measure.migrate_under_traffic(lab, guest, destination, address))
+            lab, guest, lambda punctual: lab_measure.migrate_under_traffic(lab, guest, destination, address,
+                                                                           punctual=punctual))
         after = "bridge"
         if lab.bananad:
             after = settled_format(lab, "native" if destination == "hv1" else verdict.APART[kind])

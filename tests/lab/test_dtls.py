@@ -142,12 +142,12 @@ class DtlsTest(unittest.TestCase):
         self.assertEqual(seen["clear"], 0)
 
     def cross(self, kind: str, destination: str, after: str) -> verdict.Row:
-        return lab_measure.despite_panics(self.lab, "vm1", lambda: self.cross_once(kind, destination, after))
+        return lab_measure.despite_panics(self.lab, "vm1", lambda punctual: self.cross_once(kind, destination, after, punctual))
 
-    def cross_once(self, kind: str, destination: str, after: str) -> verdict.Row:
+    def cross_once(self, kind: str, destination: str, after: str, punctual: bool) -> verdict.Row:
         product.wait_tidy(self.lab)
         before = product.wire(self.lab, "hv1", SPIKE)
-        measured = lab_measure.migrate_under_traffic(self.lab, "vm1", destination, ADDRESS)
+        measured = lab_measure.migrate_under_traffic(self.lab, "vm1", destination, ADDRESS, punctual=punctual)
         print(lab_measure.row(f"{kind}: to {after}", measured), file=sys.stderr)
         wire = product.wire(self.lab, "hv1", SPIKE)
         assert before is not None and wire is not None

@@ -46,14 +46,14 @@ class MigrationTest(unittest.TestCase):
     def cross(self, source: str, destination: str, before: str, after: str) -> None:
         """One migration under traffic, and all that must be true of it."""
         self.bring(source)
-        lab_measure.despite_panics(self.lab, "vm1", lambda: self.cross_once(source, destination, before, after))
+        lab_measure.despite_panics(self.lab, "vm1", lambda punctual: self.cross_once(source, destination, before, after, punctual))
 
-    def cross_once(self, source: str, destination: str, before: str, after: str) -> None:
+    def cross_once(self, source: str, destination: str, before: str, after: str, punctual: bool) -> None:
         self.bring(source)
         old, port = self.wire("hv1"), product.learned_port(self.lab, lab_guest.mac_of("vm1", 0))
         self.assertEqual((old["format"], old["spike_host"]), (before, source))
         self.assertEqual(port, old["port"])
-        measured = lab_measure.migrate_under_traffic(self.lab, "vm1", destination, ADDRESS)
+        measured = lab_measure.migrate_under_traffic(self.lab, "vm1", destination, ADDRESS, punctual=punctual)
         print(lab_measure.row(f"{before} to {after}", measured), file=sys.stderr)
         new = self.wire("hv1")
         self.assertEqual((new["format"], new["spike_host"], new["epoch"]), (after, destination, old["epoch"] + 1))
