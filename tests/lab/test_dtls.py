@@ -142,7 +142,8 @@ class DtlsTest(unittest.TestCase):
         self.assertEqual(seen["clear"], 0)
 
     def cross(self, kind: str, destination: str, after: str) -> verdict.Row:
-        return lab_measure.despite_panics(self.lab, "vm1", lambda punctual: self.cross_once(kind, destination, after, punctual))
+        return lab_measure.despite_panics(
+            self.lab, "vm1", lambda punctual: self.cross_once(kind, destination, after, punctual))
 
     def cross_once(self, kind: str, destination: str, after: str, punctual: bool) -> verdict.Row:
         product.wait_tidy(self.lab)

@@ -130,8 +130,9 @@ class LabTest(unittest.TestCase):
             vm = Vm("vm1", [Nic(bridge="br0", address="10.77.0.11/24")], spare_addresses=("10.77.0.12/24",))
             lab.start_vm(vm, "hv1")
             for destination in ("hv2", "hv1"):
-                measured = lab_measure.despite_panics(
-                    lab, "vm1", lambda _, to=destination: lab_measure.migrate_under_traffic(lab, "vm1", to, "10.77.0.11"))
+                def migrate(_: bool, to: str = destination) -> lab_measure.Measured:
+                    return lab_measure.migrate_under_traffic(lab, "vm1", to, "10.77.0.11")
+                measured = lab_measure.despite_panics(lab, "vm1", migrate)
                 self.assertEqual(lab.find_vm("vm1"), destination)
                 self.assertTrue(measured.traffic["complete"])
                 self.assertTrue(measured.traffic["tcp"]["survived"])

@@ -46,7 +46,8 @@ class MigrationTest(unittest.TestCase):
     def cross(self, source: str, destination: str, before: str, after: str) -> None:
         """One migration under traffic, and all that must be true of it."""
         self.bring(source)
-        lab_measure.despite_panics(self.lab, "vm1", lambda punctual: self.cross_once(source, destination, before, after, punctual))
+        lab_measure.despite_panics(
+            self.lab, "vm1", lambda punctual: self.cross_once(source, destination, before, after, punctual))
 
     def cross_once(self, source: str, destination: str, before: str, after: str, punctual: bool) -> None:
         self.bring(source)
