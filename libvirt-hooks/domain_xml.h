@@ -44,7 +44,7 @@ struct Interface {
     static Result<Interface> from_json(const Json& json);
 };
 
-// On a Corm's network (banana-NAME) or its anchor (bn-NAME), or on an endpoint device of ours (macvtap on bneXXXXXXXX).
+// On a Corm's network (banana-NAME) or its anchor (bn-NAME), or on an endpoint device of ours (macvtap on bne<id>).
 // The anchor alone is what libvirt 9 leaves of a running guest's <source> when its link state is set; so it stands in
 // what is migrated, saved and restored afterwards.
 bool is_banana(const Interface& interface);
