@@ -274,15 +274,19 @@ route add default via {GATEWAY} src {MOVED}
         self.assertEqual((self.addresses("up0"), self.routes()), (addresses, sorted(routes)))
         self.reach_whole(GATEWAY, "hv1")
 
+    def addressed(self, device: str) -> None:
+        """A netdev of hv1's that holds an address, for the length of a test."""
+        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
+link add {device} type veth peer name {device}far
+link set {device}far up
+link set {device} up
+address add {MOVED}/24 dev {device}
+""")
+        self.addCleanup(self.lab.exec, "hv1", "ip", "link", "del", device, check=False)
+
     def test_moved_addresses_return_before_the_corm_goes(self) -> None:
         """Whatever dies in between: here libvirt hangs, and the daemon is killed while it waits."""
-        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
-link add up1 type veth peer name up1far
-link set up1far up
-link set up1 up
-address add {MOVED}/24 dev up1
-""")
-        self.addCleanup(self.lab.exec, "hv1", "ip", "link", "del", "up1")
+        self.addressed("up1")
         addresses = self.addresses("up1")
         self.corm("halfway", "--uplink", "up1", "--move-addresses")
         self.assertEqual(self.addresses("up1"), [])
@@ -303,12 +307,7 @@ address add {MOVED}/24 dev up1
         self.lab.virsh("hv1", "net-undefine", "banana-halfway")
 
     def test_a_corm_that_cannot_be_deleted_stays(self) -> None:
-        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
-link add up2 type veth peer name up2far
-link set up2far up
-link set up2 up
-address add {MOVED}/24 dev up2
-""")
+        self.addressed("up2")
         bridge = str(self.corm("stays", "--uplink", "up2", "--move-addresses")["bridge"])
         self.lab.exec("hv1", "ip", "link", "del", "up2")
         held = self.addresses(bridge)
@@ -322,13 +321,7 @@ address add {MOVED}/24 dev up2
 
     def test_another_hosts_name_in_the_configuration(self) -> None:
         """Under it, the Corm and its bridge would be nobody's. bananad does not start, and touches nothing."""
-        self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
-link add up3 type veth peer name up3far
-link set up3far up
-link set up3 up
-address add {MOVED}/24 dev up3
-""")
-        self.addCleanup(self.lab.exec, "hv1", "ip", "link", "del", "up3")
+        self.addressed("up3")
         at_first = self.addresses("up3")
         bridge = str(self.corm("named", "--uplink", "up3", "--move-addresses")["bridge"])
         config = self.lab.host("hv1").root / "etc/banana/bananad.toml"
