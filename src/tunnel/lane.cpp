@@ -205,7 +205,10 @@ void Lane::forget(Live& live) {
 }
 
 void Lane::changed(Channel& channel) {
-    if (channel.current() != nullptr && channel.sessions().size() > 1) overlap(channel.current()->session->dialled());
+    const Live* const current = channel.current();
+    if (current != nullptr && channel.sessions().size() > 1 &&
+        monotonic_ns() - current->up_since < Channel::drain_ns)  // else it is no new session that has changed
+        overlap(current->session->dialled());
     for (const auto& [connector, wire] : wires_)
         if (wire->channel == &channel) follow_channel(*wire);
     on_change_(channel.name());

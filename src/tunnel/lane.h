@@ -197,8 +197,8 @@ private:
     LaneCounters counters_;
     LaneWire* last_wire_ = nullptr;  // of the frame before: most frames are of one wire
     bool input_listening_ = false, input_dialling_ = false;
-    // By whether the newer one is dialled; 0: no peer has two such sessions.
-    std::array<int64_t, 2> overlap_until_{};
+    int64_t overlap_until_ = 0;  // 0: no peer has two sessions
+    bool newer_is_dialled_ = false;
     int64_t last_tick_ = 0, last_measure_ = 0;
     int64_t idle_gap_ns_ = 1'000'000;  // how long a sleep lasts, on average
     LaneCounters measured_;

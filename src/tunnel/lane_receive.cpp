@@ -42,13 +42,17 @@ void Lane::take(std::span<const Receiver::Datagram> datagrams, bool dialling) {
     // A frame may go on in the next batch; tick() passes on what does not.
 }
 
-// A peer has a new session beside an old one. Where they have different sockets, frames of the old one come first.
-void Lane::overlap(bool newer_is_dialled) { overlap_until_[newer_is_dialled] = monotonic_ns() + Channel::drain_ns; }
+// A peer has a new session beside an old one. Where they have different sockets, frames of the old one come first. The
+// last such change counts, be it this peer's or another's: it matters until what was on its way has come, and a socket
+// cannot be both the first and the second.
+void Lane::overlap(bool newer_is_dialled) {
+    overlap_until_ = monotonic_ns() + Channel::drain_ns;
+    newer_is_dialled_ = newer_is_dialled;
+}
 
 bool Lane::overlapping(bool newer_is_dialled) {
-    int64_t& until = overlap_until_[newer_is_dialled];
-    if (until != 0 && monotonic_ns() > until) until = 0;
-    return until != 0;
+    if (overlap_until_ != 0 && monotonic_ns() > overlap_until_) overlap_until_ = 0;
+    return overlap_until_ != 0 && newer_is_dialled_ == newer_is_dialled;
 }
 
 void Lane::on_datagram(const Receiver::Datagram& datagram, int socket, int64_t now) {
