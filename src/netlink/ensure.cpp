@@ -5,7 +5,6 @@
 namespace banana::netlink {
 
 namespace {
-std::string number(uint64_t value) { return std::to_string(value); }
 
 std::string shown(const IpAddress& address) { return address.family ? address.text() : "none"; }
 
@@ -66,19 +65,20 @@ std::optional<std::string> difference(const Link& link, const TapSpec&) { return
 
 std::optional<std::string> difference(const Link& link, const MacvtapSpec& spec) {
     if (auto why = kind_differs(link, "macvtap")) return why;
-    if (auto why = differs("lower device", "#" + number(link.peer), "#" + number(spec.lower))) return why;
-    return differs("mode", number(link.macvlan_mode), number(spec.mode));
+    if (auto why = differs("lower device", "#" + std::to_string(link.peer), "#" + std::to_string(spec.lower)))
+        return why;
+    return differs("mode", std::to_string(link.macvlan_mode), std::to_string(spec.mode));
 }
 
 std::optional<std::string> difference(const Link& link, const VxlanSpec& spec) {
     if (auto why = kind_differs(link, "vxlan")) return why;
     if (!link.vxlan) return "the kernel does not say what it is";
     const VxlanInfo& is = *link.vxlan;
-    if (auto why = differs("VNI", number(is.vni), number(spec.vni))) return why;
+    if (auto why = differs("VNI", std::to_string(is.vni), std::to_string(spec.vni))) return why;
     if (auto why = differs("remote address", shown(is.remote), shown(spec.remote))) return why;
     if (auto why = differs("local address", shown(is.local), shown(spec.local))) return why;
-    if (auto why = differs("UDP port", number(is.port), number(spec.port))) return why;
-    if (auto why = differs("lower device", "#" + number(is.lower), "#0")) return why;
+    if (auto why = differs("UDP port", std::to_string(is.port), std::to_string(spec.port))) return why;
+    if (auto why = differs("lower device", "#" + std::to_string(is.lower), "#0")) return why;
     return differs("learning", is.learning ? "on" : "off", spec.learning ? "on" : "off");
 }
 

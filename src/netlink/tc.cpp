@@ -15,8 +15,6 @@ namespace banana::netlink {
 namespace {
 constexpr uint32_t filter_priority = 1, filter_handle = 1;
 
-std::string number(uint32_t value) { return std::to_string(value); }
-
 tcmsg qdisc_header(uint32_t ifindex) {
     tcmsg header{};
     header.tcm_family = AF_UNSPEC;
@@ -35,7 +33,7 @@ tcmsg block_header(uint32_t block) {
 }  // namespace
 
 Request join_blocks(uint32_t ifindex, const Blocks& blocks) {
-    Message message("join tc blocks with #" + number(ifindex), RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL);
+    Message message("join tc blocks with #" + std::to_string(ifindex), RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL);
     tcmsg header = qdisc_header(ifindex);
     header.tcm_handle = TC_H_MAKE(TC_H_INGRESS, 0);
     message.header(header).text(TCA_KIND, blocks.egress ? "clsact" : "ingress");
@@ -45,14 +43,14 @@ Request join_blocks(uint32_t ifindex, const Blocks& blocks) {
 }
 
 Request leave_blocks(uint32_t ifindex) {
-    Message message("leave the tc blocks of #" + number(ifindex), RTM_DELQDISC, 0);
+    Message message("leave the tc blocks of #" + std::to_string(ifindex), RTM_DELQDISC, 0);
     message.header(qdisc_header(ifindex));
     return std::move(message).finish().accept(ENOENT).accept(EINVAL).accept(ENODEV);
 }
 
 Result<std::optional<Blocks>> blocks_of(Socket& socket, uint32_t ifindex) {
     // The kernel's answer is a notice to those who listen, and to who asks for an echo.
-    Message message("look up the tc blocks of #" + number(ifindex), RTM_GETQDISC, NLM_F_ECHO);
+    Message message("look up the tc blocks of #" + std::to_string(ifindex), RTM_GETQDISC, NLM_F_ECHO);
     message.header(qdisc_header(ifindex));
     // No such qdisc is ENOENT for a device that never had one, EINVAL for one that had.
     const Request request = std::move(message).finish().accept(ENOENT).accept(EINVAL).accept(ENODEV);
@@ -70,7 +68,7 @@ Result<std::optional<Blocks>> blocks_of(Socket& socket, uint32_t ifindex) {
 
 Request put_program(uint32_t block, int program, const std::string& name, bool replace) {
     const auto flags = static_cast<uint16_t>(NLM_F_CREATE | (replace ? 0 : NLM_F_EXCL));
-    Message message("put program " + name + " on tc block " + number(block), RTM_NEWTFILTER, flags);
+    Message message("put program " + name + " on tc block " + std::to_string(block), RTM_NEWTFILTER, flags);
     tcmsg header = block_header(block);
     header.tcm_handle = filter_handle;
     header.tcm_info = TC_H_MAKE(filter_priority << 16, htons(ETH_P_ALL));
@@ -84,7 +82,7 @@ Request put_program(uint32_t block, int program, const std::string& name, bool r
 }
 
 Result<std::vector<BlockFilter>> filters_of(Socket& socket, uint32_t block) {
-    Message message("list filters of tc block " + number(block), RTM_GETTFILTER, NLM_F_DUMP);
+    Message message("list filters of tc block " + std::to_string(block), RTM_GETTFILTER, NLM_F_DUMP);
     message.header(block_header(block));
     return dump_all<BlockFilter>(
         socket, std::move(message).finish(), [](const nlmsghdr& header) -> std::optional<BlockFilter> {

@@ -19,7 +19,7 @@ class Build:
     options: Sequence[str] = ()
     flags: str = COMPILER_FLAGS
     compiler: str = ""  # configure's choice
-    file_by_file: bool = False
+    order: str = "strip"  # of unity.mk: that of the Makefile's lists; or reversed
 
     def log(self, name: str) -> pathlib.Path:
         return self.directory / "log" / f"{name}.log"
@@ -62,7 +62,7 @@ class Build:
     def _make(self, targets: Sequence[str]) -> list[str]:
         """A user's build directory goes on as plain make began it."""
         begun = (self.directory / "libbase.a").exists() and not (self.directory / "unity").exists()
-        makefile = [] if self.file_by_file or begun else ["-f", str(UNITY)]
+        makefile = [] if begun else ["-f", str(UNITY), f"ORDER={self.order}"]
         return ["make", *makefile, f"-j{os.cpu_count() or 1}", *targets]
 
 

@@ -1,15 +1,20 @@
 # The same libraries, and so programs, compiled eight files at a time (a "unity build"): most of what compiling costs is
-# headers and templates, and that is paid once for all of them. For ./quickstart and ./check, in a configured build
-# directory; the sanitized build of ./check is make's own, file by file:
+# headers and templates, and that is paid once for all of them: a third of the time that make takes by itself. For
+# ./quickstart and ./check, in a configured build directory:
 #
-#     make -f SRCDIR/tests/check/unity.mk TARGET...
+#     make -f SRCDIR/tests/check/unity.mk [ORDER=reversed] TARGET...
+#
+# A file that forgot an include may find it in one that comes before. So ./check's second build has the files the other
+# way round; what both hide is found by make itself (README.md, "On real hosts").
 
 ranges := 1:8 9:16 17:24 25:32 33:40 41:48 49:56 57:64 65:72 73:80
 libraries := $(shell sed -n 's/^\(lib[a-z]*_a\)_OBJECTS = .*/\1/p' Makefile)
+ORDER ?= strip
 AM_MAKEFLAGS := -f $(lastword $(MAKEFILE_LIST))
 
 bounds = $(subst :, ,$(1))
-sources = $(filter %.cpp,$($(1)_SOURCES))
+reversed = $(if $(1),$(call reversed,$(wordlist 2,$(words $(1)),$(1))) $(firstword $(1)))
+sources = $(strip $(call $(ORDER),$(filter %.cpp,$($(1)_SOURCES))))
 batch = $(wordlist $(word 1,$(call bounds,$(2))),$(word 2,$(call bounds,$(2))),$(call sources,$(1)))
 name = unity/$(1)-$(word 1,$(call bounds,$(2)))
 objects = $(foreach range,$(ranges),$(if $(call batch,$(1),$(range)),$(call name,$(1),$(range)).o))
@@ -29,5 +34,5 @@ $(foreach library,$(libraries),$(foreach range,$(ranges),$(if $(call batch,$(lib
 
 all_objects := $(foreach library,$(libraries),$(call objects,$(library)))
 $(all_objects): %.o: %.cpp | $(BUILT_SOURCES)
-	$(AM_V_CXX)$(CXXCOMPILE) -Wno-subobject-linkage -MMD -MP -c -o $@ $<
+	$(AM_V_CXX)$(CXXCOMPILE) $(if $(findstring clang,$(CXX)),,-Wno-subobject-linkage) -MMD -MP -c -o $@ $<
 -include $(all_objects:.o=.d)

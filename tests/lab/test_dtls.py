@@ -1,5 +1,6 @@
 #!/usr/bin/python3
-"""DTLS wires between two sites: guests, migrations under traffic, and the death of each daemon. Root.
+"""DTLS wires between two sites: guests, certificates, and the death of each daemon. Root. What is
+timed is test_dtls_timed.py's.
 
     ext -- hv1 (site a; Corm lab) ... underlay, MTU 1500, later 1280 ... hv2 (site b)       vm1, vm2: guests
                                    \\... hv3 (site a): VXLAN to hv1, unless asked for
@@ -23,64 +24,17 @@ import lab_guest  # noqa: E402
 import lab_hosts  # noqa: E402
 import lab_measure  # noqa: E402
 import lab_product as product  # noqa: E402
-from banana_lab import EXT, Lab, LabError, Nic, Vm, wait_until  # noqa: E402
-from lab_base import TOP  # noqa: E402
+from banana_lab import EXT, LabError, Nic, Vm, wait_until  # noqa: E402
+from lab_dtls import ADDRESS, SPIKE, DtlsCase, tunnel_log, wait_tunnels  # noqa: E402
 from lab_pki import redated  # noqa: E402
 
-sys.path.insert(0, str(TOP / "tests/check"))
-import verdict  # noqa: E402
-
-ADDRESS, SPIKE = "10.77.0.10", "hv2/vm1/net0"
-MOST_LOST = 20  # frames each way, of 1 000 a second, as for VXLAN
 SECRET = "banana-in-clear"
 DAY = 86400
 MANY = 24  # wires of one tunnel
 LIFE = 10  # seconds of a certificate that expires: a tunnel that was just refused must come up within them
 
 
-def tunnel_state(lab: Lab, host: str, peer: str) -> dict:
-    return next(one["tunnel"] for one in product.ask(lab, host, "peer.list")["peers"] if one["name"] == peer)
-
-
-def wait_tunnels(lab: Lab, timeout: float = 20) -> None:
-    """Until both ends have their session."""
-    ends = (("hv1", "hv2"), ("hv2", "hv1"))
-    try:
-        wait_until(lambda: all(tunnel_state(lab, host, peer)["state"] == "up" for host, peer in ends), timeout,
-                   "the sessions", 0.05)
-    except LabError as error:
-        told = [f"{host}: {tunnel_state(lab, host, peer)}\n{tunnel_log(lab, host)[-3000:]}" for host, peer in ends]
-        raise LabError("\n".join([str(error), *told])) from None
-
-
-def tunnel_log(lab: Lab, host: str) -> str:
-    return (lab.host(host).root / "run/banana/tunneld.log").read_text(errors="replace")
-
-
-class DtlsTest(unittest.TestCase):
-    lab: Lab
-    pki: pathlib.Path  # with the CA's key
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        cls.pki = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="banana-pki-")))
-        cls.lab = cls.enterClassContext(product.own_lab(cls, 3, sites=["a", "b", "a"], pki=cls.pki))
-        product.wait_whole(cls.lab)
-        wait_tunnels(cls.lab)
-        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
-        wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name").split(), 20, "hv2's network", 0.1)
-        cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")],
-                            spare_addresses=("10.77.0.12/24",), timed=True), "hv2")
-        product.wait_tidy(cls.lab)
-
-    def bring(self, host: str) -> None:
-        here = self.lab.find_vm("vm1")
-        if here != host:
-            self.lab.exec(here, *product.migrate_words("vm1", host), timeout=120)
-        product.wait_tidy(self.lab)
-        wait_tunnels(self.lab)
-        self.assertTrue(product.reaches(self.lab, ADDRESS))
-
+class DtlsTest(DtlsCase):
     def whole(self, size: int = 1500, count: int = 50) -> bool:
         """Whether packets of this size, that may not be cut, all come back."""
         return self.lab.exec(EXT, "traffic", "df", "--peer", ADDRESS, "--size", size, "--count", count, "--timeout", 20,
@@ -141,41 +95,6 @@ class DtlsTest(unittest.TestCase):
         self.assertGreater(seen["tunnel"], 10)
         self.assertEqual(seen["clear"], 0)
 
-    def cross(self, kind: str, destination: str, after: str) -> verdict.Row:
-        return lab_measure.despite_panics(
-            self.lab, "vm1", lambda punctual: self.cross_once(kind, destination, after, punctual))
-
-    def cross_once(self, kind: str, destination: str, after: str, punctual: bool) -> verdict.Row:
-        product.wait_tidy(self.lab)
-        before = product.wire(self.lab, "hv1", SPIKE)
-        measured = lab_measure.migrate_under_traffic(self.lab, "vm1", destination, ADDRESS, punctual=punctual)
-        print(lab_measure.row(f"{kind}: to {after}", measured), file=sys.stderr)
-        wire = product.wire(self.lab, "hv1", SPIKE)
-        assert before is not None and wire is not None
-        self.assertEqual((wire["format"], wire["spike_host"]), (after, destination))
-        self.assertTrue(measured.traffic["complete"])
-        self.assertTrue(measured.traffic["tcp"]["survived"], measured.traffic["tcp"])
-        for way in ("to_guest", "from_guest"):
-            self.assertLessEqual(measured.traffic[way]["lost"], MOST_LOST, measured.traffic[way])
-            self.assertEqual(measured.traffic[way]["duplicates"], 0, measured.traffic[way])
-        product.wait_tidy(self.lab)
-        return verdict.Row.of(kind, measured, before["format"], after)
-
-    def test_3_migration_each_way(self) -> None:
-        """As on VXLAN: the loss, and of a gap what neither QEMU nor the guest accounts for (tests/check/verdict.py)."""
-        self.bring("hv1")
-        rows: dict[str, list[verdict.Row]] = {"vxlan": [], "dtls": []}
-        for kind, host in (("vxlan", "hv3"), ("dtls", "hv2")):
-            rows[kind].append(self.cross(kind, host, kind))
-            rows[kind].append(self.cross(kind, "hv1", "native"))
-            self.assertEqual({name for one in ("hv1", host) for name in product.devices(self.lab, one)
-                              if name.startswith(("bnd", "bnx"))}, set())
-        for way, _, rest in verdict.WAYS:
-            ours, theirs = (max(map(rest, rows[kind])) for kind in ("dtls", "vxlan"))
-            print(f"of a gap {way} the guest neither accounts for {ours:.1f} ms, vxlan {theirs:.1f}", file=sys.stderr)
-            with self.subTest(way):
-                self.assertLessEqual(ours, theirs + verdict.GAP_LIMIT_MS, rows)
-
     def test_4_bananad_killed(self) -> None:
         """Traffic is not bananad's: none of it is lost, and no session is made anew."""
         self.bring("hv2")
@@ -191,24 +110,6 @@ class DtlsTest(unittest.TestCase):
             self.assertGreater(report[way]["sent"], 100)
             self.assertEqual([report[way][key] for key in ("lost", "duplicates")], [0, 0], report[way])
         self.assertEqual({host: self.lab.pids(host, "banana-tunneld") for host in ("hv1", "hv2")}, before)
-        product.wait_tidy(self.lab)
-
-    def test_5_tunneld_killed(self) -> None:
-        """It is started again, told all its wires, and they carry frames: within a second."""
-        self.bring("hv2")
-        for host in ("hv1", "hv2"):
-            with self.subTest(host), lab_measure.Traffic(self.lab, ADDRESS) as flow:
-                time.sleep(0.5)  # not a wait for anything: a piece of the measurement
-                self.lab.kill_daemon(host, "banana-tunneld", signal.SIGKILL)
-                self.assertTrue(product.reaches(self.lab, ADDRESS, 5))
-                time.sleep(0.5)
-                report = flow.finish()
-                print(f"dtls: banana-tunneld of {host} killed: longest gaps {report['to_guest']['longest_gap_ms']:.0f} "
-                      f"and {report['from_guest']['longest_gap_ms']:.0f} ms", file=sys.stderr)
-                self.assertTrue(report["tcp"]["survived"])
-                for way in ("to_guest", "from_guest"):
-                    self.assertLessEqual(report[way]["longest_gap_ms"], 1000, report[way])
-        wait_tunnels(self.lab)
         product.wait_tidy(self.lab)
 
     def await_ping(self, spike: str) -> None:
