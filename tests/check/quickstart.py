@@ -156,9 +156,13 @@ def job(steps: Steps, keep: bool) -> list[str]:
                 wait_until(lambda: knows_all(lab, host.name), 60, f"peer and libvirt of {host.name}", 0.1)  # noqa: B023
         start_banana(steps, lab)
         with two_sites(steps, f"{name[:26]}-dtls") as dtls, plain_lab(steps, f"{name[:26]}-plain") as plain:
-            rows = migrations(steps, lab, dtls, plain)
-        print(f"\n{verdict.table(rows)}\n")
-        broken = verdict.broken_limits(rows)
+            rows, more = migrations(steps, lab, dtls, plain), []
+            if any(verdict.OF_MEDIANS.match(text) for text in verdict.broken_limits(rows)):
+                print("The medians of gaps are apart by more than the limit: all migrations once more, as the guests of a "
+                      "slow machine are late by chance.", flush=True)
+                more = migrations(steps, lab, dtls, plain)
+        print(f"\n{verdict.table([*rows, *more])}\n")
+        broken = verdict.broken_limits(rows, more)
         if keep:
             lab.detach()
             stack.pop_all()

@@ -104,6 +104,20 @@ class VerdictTest(unittest.TestCase):
             self.assertIn(wanted, "; ".join(verdict.broken_limits([late, late, self.BANANA, self.PLAIN])))
             self.assertEqual(verdict.broken_limits([late, self.BANANA, self.BANANA, self.PLAIN]), [])
 
+    def test_measured_again(self) -> None:
+        """Medians are of all; nothing else of the first is made good."""
+        late, on_time = replace(self.BANANA, late=100.0, gap_to=29.2), self.BANANA
+        first = [late, late, self.PLAIN]
+        self.assertTrue(all(verdict.OF_MEDIANS.match(text) for text in verdict.broken_limits(first)))
+        self.assertEqual(len(verdict.broken_limits(first)), 1)
+        self.assertEqual(verdict.broken_limits(first, [on_time] * 3 + [self.PLAIN]), [])
+        self.assertEqual(verdict.broken_limits(first, [late, self.PLAIN]), verdict.broken_limits(first))
+        slow = replace(self.PLAIN, gap_to=100.0, gap_from=150.0)
+        unexplained = replace(self.BANANA, gap_to=29.1)
+        self.assertIn("hv1>hv2: of a gap to",
+                      "; ".join(verdict.broken_limits([unexplained, self.PLAIN], [on_time, slow])))
+        self.assertEqual(verdict.broken_limits([on_time, self.PLAIN], [unexplained, slow]), [])
+
     def test_words_of_gaps(self) -> None:
         """test_quickstart tolerates these, and no others."""
         late = replace(self.BANANA, late=100.0, gap_to=29.2, gap_from=111.2)
