@@ -1,7 +1,9 @@
 // The connections that others make: accept, TLS handshake, name and role, hello; then the Dispatcher serves them.
 //
 // Whoever has not shown a certificate of this cluster costs one bounded slot for at most `handshake_timeout` and a
-// bounded number of log lines, and gets no byte of JSON read. Slots for the configured peers' addresses (of a DNS name:
+// bounded number of log lines, and gets no byte of JSON read. A slot is not free again before `refused_hold`, so that
+// handshakes, which cost a millisecond each, are bounded in their rate as well: max_unauthenticated of them in that
+// time, 64 a second, and half of that from one address. Slots for the configured peers' addresses (of a DNS name:
 // those that it stood for when it was last dialled) are counted apart, so a flood from elsewhere cannot keep them out.
 // No address gets more than half of them, so a peer that comes from an unexpected one (NAT) is not kept out by a single
 // stranger either.
@@ -26,6 +28,7 @@ namespace {
 
 constexpr milliseconds accept_pause_after_error{100};
 constexpr milliseconds linger{500};
+constexpr milliseconds refused_hold{500};
 constexpr size_t max_lingered = 1 << 18;
 constexpr int silent_pings = 5;  // a dialler pings each interval; so many missed, and it is gone
 
@@ -131,6 +134,15 @@ void Peers::Impl::admit(Tcp::socket socket) {
 asio::awaitable<void> Peers::Impl::authenticate(std::shared_ptr<Impl> self, Tcp::socket socket, Tcp::endpoint from,
                                                 bool known) {
     const Slot slot(*self, from.address(), known);
+    asio::steady_timer held(io, refused_hold);
+    if (co_await greet_incoming(std::move(socket), from) || !running) co_return;
+    const Unfinished open(*this, [&] { held.cancel(); });
+    asio::error_code ignored;
+    co_await held.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
+}
+
+// Whether it is a peer's.
+asio::awaitable<bool> Peers::Impl::greet_incoming(Tcp::socket socket, Tcp::endpoint from) {
     const auto used = identity;
     auto stream = make_tls_stream(std::move(socket), used);
     const auto verdict = watch_verification(stream->layer());
@@ -140,16 +152,16 @@ asio::awaitable<void> Peers::Impl::authenticate(std::shared_ptr<Impl> self, Tcp:
         asio::error_code code;
         co_await stream->layer().async_handshake(asio::ssl::stream_base::server,
                                                  asio::redirect_error(asio::use_awaitable, code));
-        if (!running) co_return;
+        if (!running) co_return false;
         if (code) {
             Error why = verdict->error != X509_V_OK ? verdict_error(*verdict, *used) : tls_error(code, used->own_path);
             if (deadline.expired()) why = Error(Errc::timeout, "no TLS handshake in time");
             refuse_incoming(from, verdict->certificate.host, why);
             co_await drain(*stream);
-            co_return;
+            co_return false;
         }
     }
-    co_await receive_hello(std::move(stream), from);
+    co_return co_await receive_hello(std::move(stream), from);
 }
 
 Status Peers::Impl::admit_certificate(const pki::CertInfo& certificate) const {
@@ -162,9 +174,12 @@ Status Peers::Impl::admit_certificate(const pki::CertInfo& certificate) const {
 }
 
 // The certificate's chain is good. Name and role are judged now and told in the answer to the first hello.
-asio::awaitable<void> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stream, Tcp::endpoint from) {
+asio::awaitable<bool> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stream, Tcp::endpoint from) {
     Result<PeerCertificate> shown = peer_certificate(stream->layer());
-    if (!shown) co_return refuse_incoming(from, "", shown.error());
+    if (!shown) {
+        refuse_incoming(from, "", shown.error());
+        co_return false;
+    }
     const std::string host = shown->info.host;
     const auto greeting = std::make_shared<Greeting>(io, config.handshake_timeout);
     rpc::Context context;
@@ -178,16 +193,24 @@ asio::awaitable<void> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stre
     const Unfinished open(*this, [&] { connection->close(Error(Errc::unreachable, "the daemon is stopping")); });
     asio::error_code ignored;
     co_await greeting->done.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
-    if (!running) co_return connection->close(Error(Errc::unreachable, "the daemon is stopping"));
-    if (!connection->is_open()) co_return refuse_incoming(from, host, connection->close_reason());
+    if (!running) {
+        connection->close(Error(Errc::unreachable, "the daemon is stopping"));
+        co_return false;
+    }
+    if (!connection->is_open()) {
+        refuse_incoming(from, host, connection->close_reason());
+        co_return false;
+    }
     if (!greeting->verdict) {
         refuse_incoming(from, host, greeting->verdict.error());
-        co_return connection->close_after_flush(greeting->verdict.error());
+        connection->close_after_flush(greeting->verdict.error());
+        co_return false;
     }
     // The answer to hello is written after this, so the peer's next request already finds the real methods.
     connection->set_dispatcher(dispatcher);
     connection->set_idle_timeout(std::max(config.ping_interval * silent_pings, config.ping_timeout));
     take_accepted(peers.at(host), connection, std::move(shown->x509));
+    co_return true;
 }
 
 rpc::Dispatcher Peers::Impl::gate(std::shared_ptr<Greeting> greeting, pki::CertInfo certificate) {

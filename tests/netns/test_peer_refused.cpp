@@ -337,6 +337,41 @@ TEST_CASE("peers: one address does not take all places, so that a peer of an une
     });
 }
 
+TEST_CASE("peers: strangers' handshakes are bounded in their rate, and keep no peer out") {
+    in_own_netns([] {
+        Lab lab;
+        auto& first = lab.add(1, 2).config;
+        lab.add(2, 2);
+        first.max_unauthenticated = 8;  // four of one address, each for half a second
+        lab.start("hv1");
+        REQUIRE(lab.until([&] { return contains(lab.error("hv1", "hv2"), "Connection refused"); }));
+        std::vector<Fd> open;
+        size_t tried = 0, answered = 0;
+        const char hello[] = "\x16\x03\x01\x00\x05\x01\x00\x00\x01";  // cut short: an alert is the answer
+        const auto begin = std::chrono::steady_clock::now();
+        while (std::chrono::steady_clock::now() - begin < 1s) {
+            open.push_back(tcp_client(1, 7471));
+            REQUIRE(open.back());
+            REQUIRE(::send(open.back().get(), hello, sizeof hello, MSG_NOSIGNAL) == sizeof hello);
+            ++tried;
+            if (tried == 100) lab.start("hv2");
+            lab.io.restart();
+            lab.io.run_for(1ms);
+            std::erase_if(open, [&](const Fd& fd) {
+                char alert[64];
+                const auto got = ::recv(fd.get(), alert, sizeof alert, MSG_DONTWAIT);
+                if (got > 0) ++answered;
+                return got >= 0 || errno != EAGAIN;
+            });
+        }
+        MESSAGE(tried << " connections, " << answered << " of them answered");
+        CHECK(tried > 200);
+        CHECK(answered > 0);
+        CHECK(answered <= 4 * 3);
+        CHECK(lab.until([&] { return lab.up("hv2", "hv1"); }, 5s));
+    });
+}
+
 TEST_CASE("peers: a refused connection is told of the peer whose address it has, not of one that begins alike") {
     in_own_netns([] {
         Lab lab;
