@@ -188,7 +188,8 @@ std::vector<Command> spike_views() {
                                      {"FORMAT", "format"},
                                      {"STATE", "state"},
                                      {"EPOCH", "epoch"},
-                                     {"HOME", "home"}})},
+                                     {"HOME", "home"},
+                                     {"PROBLEM", "problem"}})},
         {.noun = "spike",
          .verb = "show",
          .summary = "One Spike",
@@ -207,7 +208,8 @@ std::vector<Command> spike_views() {
                              {"wanted wire", "wire"},
                              {"format", "format"},
                              {"state", "state"},
-                             {"epoch", "epoch"}})},
+                             {"epoch", "epoch"},
+                             {"problem", "problem"}})},
     };
 }
 

@@ -212,19 +212,11 @@ void Doctor::look_at_corms() {
 
 // Adopted netdevs are somebody else's to make; no restart brings one back.
 void Doctor::look_at_devices() {
-    std::vector<const model::Spike*> adopted;
-    std::vector<netlink::LinkRef> refs;
-    spikes_.table().each([&](const model::Spike& spike) {
-        if (spike.kind != model::SpikeKind::netdev) return;
-        adopted.push_back(&spike);
-        refs.emplace_back(spike.device);
-    });
-    const auto found = netlink::links_of(node_.engine.socket(), refs);
     std::vector<std::string> missing;
-    for (size_t i = 0; i < adopted.size(); ++i) {
-        if (found[i] || found[i].error().code() != Errc::not_found) continue;
-        gone_.insert(adopted[i]->device);
-        missing.push_back(fmt::format("device {} of Spike {} is not there", adopted[i]->device, adopted[i]->name));
+    for (const auto& key : spikes_.without_device()) {
+        const model::Spike* spike = spikes_.table().find(key);
+        gone_.insert(spike->device);
+        missing.push_back(fmt::format("device {} of Spike {} is not there", spike->device, spike->name));
     }
     add("adopted devices", missing.empty(), missing.empty() ? "each is there" : joined(missing),
         "make the device again, and bananad takes it up by itself; or give the Spike up: banana disconnect SPIKE, "

@@ -34,6 +34,8 @@ public:
     // What a user calls it: its name, or the last part of an adopted or created one's of this host.
     Result<const model::Spike*> resolve(const std::string& name) const;
     const model::Spike* by_device(const std::string& device) const;
+    // Keys of those whose adopted device is not there.
+    std::set<std::string> without_device() const;
     std::vector<model::Spike> of_domain(const std::string& uuid) const;
     bool handing_over() const;  // a Spike is granted, leaves or arrives
     std::vector<std::string> names_on(const std::string& corm) const;

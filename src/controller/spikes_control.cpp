@@ -22,6 +22,8 @@ Mac random_mac() {
     return mac;
 }
 
+std::string gone(const Spike& spike) { return fmt::format("device {} is not there", spike.device); }
+
 Json spike_json(const Spike& spike) {
     Json out = spike.json();
     out.set("wire", spike.preference);
@@ -43,13 +45,20 @@ void Spikes::serve() {
     auto& d = node_.control;
     d.on("spike.list", [this](Context&, Json) -> Async<Json> {
         Json spikes = Json::array();
-        table_.each([&](const Spike& spike) { spikes.push(spike_json(spike)); });
+        const auto missing = without_device();
+        table_.each([&](const Spike& spike) {
+            Json one = spike_json(spike);
+            one.set("problem", missing.contains(spike.key) ? gone(spike) : "");
+            spikes.push(one);
+        });
         co_return Json::object({{"spikes", spikes}});
     });
     d.on("spike.show", [this](Context&, Json p) -> Async<Json> {
         CO_TRY_SET(const std::string name, p.string("name"));
         CO_TRY_SET(const Spike* spike, resolve(name));
-        co_return spike_json(*spike);
+        Json out = spike_json(*spike);
+        out.set("problem", without_device().contains(spike->key) ? gone(*spike) : "");
+        co_return out;
     });
     d.on("spike.create", [this](Context&, Json p) -> Async<Json> { co_return co_await create(std::move(p)); });
     d.on("spike.adopt", [this](Context&, Json p) -> Async<Json> { co_return co_await adopt(std::move(p)); });
@@ -58,6 +67,21 @@ void Spikes::serve() {
     d.on("disconnect", [this](Context&, Json p) -> Async<Json> { co_return co_await disconnect(std::move(p)); });
     node_.dispatcher.on("spike.holds",
                         [this](Context& c, Json p) -> Async<Json> { co_return co_await holds(c, std::move(p)); });
+}
+
+std::set<std::string> Spikes::without_device() const {
+    std::vector<const Spike*> adopted;
+    std::vector<netlink::LinkRef> refs;
+    table_.each([&](const Spike& spike) {
+        if (spike.kind != SpikeKind::netdev) return;
+        adopted.push_back(&spike);
+        refs.emplace_back(spike.device);
+    });
+    const auto found = netlink::links_of(node_.engine.socket(), refs);
+    std::set<std::string> out;
+    for (size_t i = 0; i < adopted.size(); ++i)
+        if (!found[i] && found[i].error().code() == Errc::not_found) out.insert(adopted[i]->key);
+    return out;
 }
 
 // Asked by a Corm's host. The lock: what is being built has its record by then.

@@ -181,8 +181,10 @@ class DoctorTest(unittest.TestCase):
                                  f"device q0 of Spike {host}/dev/{name} is not there -> make the device again")
                 bad = [one["name"] for one in product.ask(self.lab, host, "doctor")["checks"] if not one["ok"]]
                 self.assertEqual(bad, ["adopted devices"])  # nothing that a restart would mend
+                self.assertIn("device q0 is not there", product.banana(self.lab, host, "spike", "list"))
                 self.make_device(host)
                 self.await_well(host)
+                self.assertEqual([one["problem"] for one in product.spikes(self.lab, host)], [""])
 
     def test_an_uplink_that_is_gone(self) -> None:
         self.lab.exec("hv1", "ip", "link", "add", "u0", "type", "veth", "peer", "name", "u1")

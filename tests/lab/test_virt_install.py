@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 
 sys.dont_write_bytecode = True
 
+import lab_guest  # noqa: E402
 import lab_image  # noqa: E402
 import lab_measure  # noqa: E402
 from banana_lab import Nic, Vm  # noqa: E402
@@ -45,7 +46,7 @@ class MadeByTools(LabCase):
             "256", "--vcpus", "1", "--import", "--disk", "none", "--osinfo", "detect=off,require=off", "--graphics",
             "none", "--network", network, "--boot",
             f"kernel={image.kernel},initrd={image.initramfs},"
-            f"kernel_args=console=ttyS0 quiet panic=-1 banana.name=made banana.ip={ADDRESS}/24",
+            f"kernel_args=console=ttyS0 quiet panic=-1 {lab_guest.BOOT_SOONER} banana.name=made banana.ip={ADDRESS}/24",
             *words, timeout=120).stdout
 
     def test_virt_install_prints(self) -> None:
