@@ -5,7 +5,7 @@
 #     make -f SRCDIR/tests/check/unity.mk [ORDER=reversed] TARGET...
 #
 # A file that forgot an include may find it in one that comes before. So ./check's second build has the files the other
-# way round; what both hide is found by make itself (README.md, "On real hosts").
+# way round; what both hide is found by make itself (README.md, "Install on real hosts").
 
 ranges := 1:8 9:16 17:24 25:32 33:40 41:48 49:56 57:64 65:72 73:80
 libraries := $(shell sed -n 's/^\(lib[a-z]*_a\)_OBJECTS = .*/\1/p' Makefile)
