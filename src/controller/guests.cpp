@@ -190,14 +190,16 @@ Status Guests::check_wanted_wire(const SpikeMeta* meta, const Spike& spike) cons
 // ---- Starting ----
 
 // Null: nobody owns it, so there is nobody whose word is needed. So it is after an offline migration, which has a
-// `migrate` hook, too, and with a guest that was started without bananad.
+// `migrate` hook, too, and with a guest that was started without bananad. Or this host does: of a run here, of whose
+// end the Corm's host was not told. (To ask itself, it would wait for the lock that it holds.)
 Async<Json> Guests::obtain_grant(const Spike& spike) {
     const std::string corm_host = model::corm_host(spike.corm);
     Json params = Json::object({{"spike", spike.key}});
     CO_TRY_SET(const Json owner, co_await node_.call(corm_host, "wire.owner", params));
     const std::string host = owner.get("owner").as_string();
-    if (host.empty()) {
-        log::info("Spike {}: wired nowhere, so nobody is asked for it", spike.name);
+    if (host.empty() || host == node_.config.host) {
+        log::info("Spike {}: wired {}, so nobody is asked for it", spike.name,
+                  host.empty() ? "nowhere" : "to this host");
         co_return Json();
     }
     const auto grant = co_await node_.call(host, "spike.grant", params);

@@ -113,7 +113,9 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     grant.destination = destination;
     grant.corm = spike.corm;
     grant.nonce = random_hex(16);
-    // Of two grants the later one expires later, which is how the Corm's host tells them apart.
+    // Of two grants the later one expires later, which is how the Corm's host tells them apart. One that no host with a
+    // right clock can have accepted (ours was wrong) puts nothing in order.
+    if (spike.grant_expiry > wall_ns() / 1'000'000'000 + migration::grant_life_max_s) spike.grant_expiry = 0;
     spike.grant_expiry = std::max(wall_ns() / 1'000'000'000 + grant_life_s, spike.grant_expiry + 1);
     grant.expires = spike.grant_expiry;
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
@@ -312,7 +314,7 @@ Async<bool> Handover::try_come_back(const std::string& key, const std::string& u
     if (!state.active()) co_return true;
     // It may run for a moment only, as after `virsh suspend` and `resume` while it is being migrated.
     const auto job = co_await node_.libvirt.job(uuid, job_deadline);
-    const bool over = !job || !job->migration_out;
+    const bool over = job && !job->migration_out;  // not known: the grant's watch asks again
     Json params = Json::object({{"spike", key}, {"abandon", over}});
     const auto back = co_await node_.call(spike.attachment->corm_host, "wire.back", params);
     if (!back && (back.error().code() == Errc::refused || back.error().code() == Errc::not_found)) {

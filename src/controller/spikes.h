@@ -4,7 +4,8 @@
 // in the cross-connect) and release. Each can be repeated and continued: what stands already is left as it is. Who may
 // have the Spike is not decided here but by the Corm's host (wires.h), which is asked by method, also when it is this
 // host. A release that the Corm's host cannot be told of is remembered and told when it is back.
-// Methods served: spike.*, connect, disconnect (control), spike.holds (peers), in spikes_control.cpp.
+// Methods served: spike.*, connect, disconnect (control), spike.holds (peers), in spikes_control.cpp. What is looked
+// after is in spikes_care.cpp.
 // Threading: the io_context's single thread; one coroutine at a time for each Spike.
 #pragma once
 
@@ -53,8 +54,9 @@ public:
     bool stands(const Wiring& wiring) const;
 
     // Builds the Spike's wire; `spike` says who it is (all but state and attachment). With a grant: a standby wire of
-    // an incoming guest. The caller holds the Spike's lock.
-    Async<void> build(model::Spike spike, Json grant = {});
+    // an incoming guest. The caller holds the Spike's lock. `as`: what it is while nobody has attached it: built, which
+    // a restart gives up, or wired, which a restart makes anew.
+    Async<void> build(model::Spike spike, Json grant = {}, model::SpikeState as = model::SpikeState::built);
     // Its device is there: cross-connects it. The caller holds the lock. `realised`: build() had that device already.
     Async<void> attach(std::string key, std::string device, bool realised = false);
     // Both, for a device that is there; all or nothing. The caller holds the lock.
@@ -87,10 +89,10 @@ private:
     asio::awaitable<void> verify(std::string key);
     asio::awaitable<void> verify_all(std::string peer);
     asio::awaitable<void> look_after(std::string key);
-    bool has_moved(const model::Spike& spike, const std::string& told) const;
+    bool has_moved(const model::Spike& spike, const Json& told) const;
     asio::awaitable<void> reattach(std::string key);
     bool owns_device(const model::Spike& spike) const;
-    Async<void> build_once(model::Spike spike, Json grant);
+    Async<void> build_once(model::Spike spike, Json grant, model::SpikeState as);
 
     Node& node_;
     Corms& corms_;

@@ -188,10 +188,16 @@ Async<Json> Wires::owner(const rpc::Context&, Json params) {
     CO_TRY_SET(const std::string spike, params.string("spike"));
     const Wire* wire = table_.find(spike);
     if (wire == nullptr && node_.records_ignored) co_return node_.unreadable(spike);
-    co_return Json::object({{"owner", wire != nullptr ? wire->owner() : ""},
-                            {"standby", wire != nullptr && wire->standby ? wire->standby->host : ""},
-                            {"epoch", wire != nullptr && wire->active ? wire->active->epoch : uint64_t{0}},
-                            {"underlay", wire != nullptr && wire->active ? wire->active->underlay.text() : ""}});
+    const bool active = wire != nullptr && wire->active;
+    Json out = Json::object({{"owner", active ? wire->owner() : ""},
+                             {"standby", wire != nullptr && wire->standby ? wire->standby->host : ""},
+                             {"epoch", active ? wire->active->epoch : uint64_t{0}},
+                             {"underlay", active ? wire->active->underlay.text() : ""}});
+    if (active) {  // what a half that is made now would have; "" while its host is away
+        const auto host = node_.host(wire->owner());
+        out.set("underlay_now", host ? host->underlay.text() : "");
+    }
+    co_return out;
 }
 
 Async<Json> Wires::flip(const rpc::Context& context, Json params) {

@@ -4,6 +4,7 @@ Each is a child of an `nsenter` of ours and dies with it, so that nothing runs o
 are meant to stay go through Lab.daemon.
 """
 
+import contextlib
 import os
 import select
 import signal
@@ -12,6 +13,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from lab_base import LabError, children, wait_until
+
+GONE = 10.0  # seconds that a killed program may take to be gone
 
 
 def enter(pid: int, command: Sequence[str], environment: Mapping[str, str] | None = None) -> list[str]:
@@ -98,10 +101,20 @@ class Process:
         return self.status
 
     def kill(self) -> None:
-        """Ends it at once, if it still runs."""
+        """Ends it at once, if it still runs. Behind it, the program is gone, with its sockets: not only what began it."""
         if self.status is None:
-            self._popen.kill()
-            self._popen.wait()
+            with contextlib.ExitStack() as stack:
+                program = None
+                with contextlib.suppress(ProcessLookupError):
+                    if inner := self.pid:
+                        program = os.pidfd_open(inner)
+                        stack.callback(os.close, program)
+                self._popen.kill()
+                self._popen.wait()
+                if program is not None:
+                    with contextlib.suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(program, signal.SIGKILL)
+                    select.select([program], [], [], GONE)  # readable: it has ended
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe and not pipe.closed:
                 try:

@@ -46,6 +46,21 @@ with socket.create_server((address, 7471)) as server:
 """
 
 
+# On a host that others reach under another address than its own: what comes (fragments have no port) and goes of VXLAN.
+NAT = """
+table ip lab_nat {{
+    chain i {{
+        type filter hook prerouting priority -400;
+        ip daddr {other} ip protocol udp ip daddr set {own}
+    }}
+    chain o {{
+        type filter hook postrouting priority 400;
+        ip saddr {own} udp dport 4789 ip saddr set {other}
+    }}
+}}
+"""
+
+
 def interface(number: int, mac: str, **changes: object) -> dict[str, object]:
     """As banana-hook tells of it."""
     return {"name": f"net{number}", "alias": f"net{number}", "mac": mac, "type": "network", "network": "", "port": "",
@@ -155,6 +170,47 @@ class StraysTest(unittest.TestCase):
         self.passes("hv3", "w")
         self.assertEqual(self.states("hv3")["hv3/dev/w"], "wired")
 
+    def test_restarted_while_a_wire_is_made_anew(self) -> None:
+        """A wire that is being made anew is no `connect` that nobody waits for any more."""
+        self.adopt("hv3", "w", "d0", "lab", "--wire", "vxlan")
+        before = self.ends("hv3")
+        with product.rule(self.lab, "hv3", "prerouting", "udp dport 4789"):
+            self.without_records("hv1")
+            self.banana("hv1", "corm", "create", "lab", "--uplink", "eth1")
+            wait_until(lambda: self.ends("hv3") - before, PATIENCE, "another end of a wire, to be probed", 0.01)
+            product.restart_bananad(self.lab, "hv3")
+        self.passes("hv3", "w")
+        self.assertEqual(self.states("hv3")["hv3/dev/w"], "wired")
+
+    def ends(self, host: str) -> set[str]:
+        return {device for device in product.devices(self.lab, host) if device.startswith("bnx")}
+
+    def test_reached_under_another_address(self) -> None:
+        """As behind 1:1 NAT: the wire is not made anew each time that the two hosts compare what they have."""
+        other, own = "10.99.0.34", "10.99.0.3"
+        self.lab.exec("hv3", "ip", "address", "add", f"{other}/24", "dev", "eth0")
+        self.lab.exec("hv3", "nft", "-f", "-", stdin=NAT.format(other=other, own=own))
+        self.addCleanup(self.lab.exec, "hv3", "nft", "delete", "table", "ip", "lab_nat")
+        config = self.lab.host("hv1").root / "etc/banana/bananad.toml"
+        before = config.read_text()
+        self.addCleanup(self.with_config, "hv1", before)
+        self.with_config("hv1", before.replace(f'address = "{own}"', f'address = "{own}"\nunderlay = "{other}"'))
+        self.adopt("hv3", "a", "d0", "lab", "--wire", "vxlan")
+        stays = self.ends("hv3")
+        self.adopt("hv3", "b", "d2", "lab", "--wire", "vxlan")
+        lost = self.ends("hv3") - stays
+        # They are compared in order: when b's wire is another, a's has been looked at.
+        self.with_records("hv1", "delete from record where kind = 'wire' and document like ?", "%hv3/dev/b%")
+        self.until(lambda: self.ends("hv3") and not self.ends("hv3") & lost, "b's wire to be made anew")
+        self.passes("hv3", "b")
+        self.assertLessEqual(stays, self.ends("hv3"))
+        self.passes("hv3", "a")
+
+    def with_config(self, host: str, text: str) -> None:
+        (self.lab.host(host).root / "etc/banana/bananad.toml").write_text(text)
+        product.restart_bananad(self.lab, host)
+        product.wait_peers(self.lab)
+
     def test_records_that_cannot_be_read(self) -> None:
         """Of a later version, say: what they stand for goes on, and is not closed by the other side."""
         self.adopt("hv3", "q", "d2", "lab")
@@ -170,14 +226,16 @@ class StraysTest(unittest.TestCase):
 
     def with_record(self, host: str, kind: str, old: str, new: str) -> None:
         """bananad is killed, and finds a record changed."""
+        self.with_records(host, "update record set document = replace(document, ?, ?) where kind = ?", old, new, kind)
+
+    def with_records(self, host: str, change: str, *values: str) -> None:
         self.lab.kill_daemon(host, "bananad", signal.SIGKILL)
         home = self.lab.host(host).root / "var/lib/banana"
         with tempfile.TemporaryDirectory() as directory:  # SQLite would look for the file by a path that is not ours
             for file in home.glob("state.db*"):
                 shutil.move(file, directory)
             with closing(sqlite3.connect(f"{directory}/state.db")) as store:
-                done = store.execute("update record set document = replace(document, ?, ?) where kind = ?",
-                                     (old, new, kind))
+                done = store.execute(change, values)
                 self.assertGreaterEqual(done.rowcount, 1)
                 store.commit()
                 store.execute("pragma wal_checkpoint(truncate)")
