@@ -195,7 +195,7 @@ void Channel::tick(int64_t now) {
     const bool in_doubt = current_->in_doubt(now);
     if (in_doubt && dialling() == nullptr && now >= next_dial_) {
         dial_pause_ = std::min(dial_pause_ * 2, dial_max_ns);  // of what is up, and soon in doubt again
-        dial(now);
+        dial(now, rekeying_ && !reason_.empty());              // to a rekey that failed, one more attempt
         return;
     }
     // It lasts, and is not one that is left over from a rekey that failed.

@@ -215,7 +215,7 @@ void Lane::changed(Channel& channel) {
 }
 
 void Lane::set_reading(LaneWire& wire, bool reading) {
-    if (wire.reading == reading || !wire.tap) return;
+    if (wire.reading == reading || !wire.tap || (reading && wire.lost)) return;
     epoll_event event{};
     event.events = reading ? static_cast<uint32_t>(EPOLLIN) : 0u;
     event.data.ptr = &wire;
@@ -224,10 +224,11 @@ void Lane::set_reading(LaneWire& wire, bool reading) {
     if (::epoll_ctl(epoll_.get(), what, wire.tap.get(), &event) == 0) wire.reading = reading;
 }
 
-// Its device was deleted: such a descriptor is ready without end, and has nothing any more that closing would wait for.
+// Its device was deleted: such a descriptor is ready without end. To close it waits for the RTNL lock all the same, so
+// it stays until the wire is removed.
 void Lane::lose_tap(LaneWire& wire) {
     set_reading(wire, false);
-    wire.tap.reset();
+    wire.lost = true;
 }
 
 // Frames are read while there is a session to send them by, or when they have waited long enough.

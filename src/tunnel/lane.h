@@ -49,6 +49,7 @@ struct LaneWire {
     Channel* channel = nullptr;  // null: no such peer (yet)
     bool udp_gso = false;        // the kernel takes UDP GSO frames from its tap
     bool reading = false;        // in the epoll set for input
+    bool lost = false;           // its device was deleted
     int64_t held_since = 0;      // its frames wait for a session; 0: they do not
     FrameCount sent, received;
     std::array<uint64_t, static_cast<size_t>(Drop::count_)> drops{};

@@ -33,7 +33,11 @@ void PathMtu::gave_up(int64_t now) {
 
 std::optional<uint32_t> PathMtu::probe(int64_t now, bool busy, int64_t round_trip_ns) {
     if (size_ != 0 && tries_ >= tries_max && now >= next_try_) gave_up(now);
-    if (size_ == 0 && now >= next_search_) {
+    // A search of many steps must not keep a path that shrinks from being noticed: between two of them the size in use
+    // is proved. Not within one, which would begin anew each time and never end.
+    if (size_ == 0 && busy && now >= next_proof_ && current_ > floor_bytes) {
+        start(current_, true);
+    } else if (size_ == 0 && now >= next_search_) {
         if (const uint32_t bytes = next_size(); bytes != 0) {
             start(bytes, false);
         } else {
@@ -41,8 +45,6 @@ std::optional<uint32_t> PathMtu::probe(int64_t now, bool busy, int64_t round_tri
             refused_ = ceiling_bytes + 1;  // what does not pass now may pass by then
         }
     }
-    // A search of many steps must not keep a path that shrinks from being noticed.
-    if (busy && !proving_ && now >= next_proof_ && current_ > floor_bytes) start(current_, true);
     if (size_ == 0 || now < next_try_ || tries_ >= tries_max) return {};
     tries_++;
     next_try_ = now + std::max(retry_ns, 2 * round_trip_ns);

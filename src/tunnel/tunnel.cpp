@@ -150,7 +150,12 @@ Result<Json> Tunnel::set_peers(const Json& params) {
             for (const auto& [name, peer] : next)
                 if (peer.lanes > i) lanes_[i]->set_peer(name, peer.address);
         });
+    std::vector<std::string> fewer;  // lanes: what is gone says nothing any more, and may have been all that was down
+    for (const auto& [name, peer] : next)
+        if (const auto it = peers_.find(name); it != peers_.end() && peer.lanes < it->second.lanes)
+            fewer.push_back(name);
     peers_ = std::move(next);
+    for (const auto& name : fewer) on_change_(name);
     return Json::object();
 }
 
@@ -200,7 +205,7 @@ Result<Json> Tunnel::list_wires(const Json& params) const {
     for (const auto& lane : lanes_)
         lane->run([&] {
             for (const auto& [connector, info] : page)
-                if (const LaneWire* wire = lane->wire(connector); wire != nullptr && !wire->tap) lost.insert(connector);
+                if (const LaneWire* wire = lane->wire(connector); wire != nullptr && wire->lost) lost.insert(connector);
         });
     Json list = Json::array();
     for (const auto& [connector, info] : page)
