@@ -115,8 +115,9 @@ Async<Json> Handover::grant(const rpc::Context& context, Json params) {
     grant.nonce = random_hex(16);
     // Of two grants the later one expires later, which is how the Corm's host tells them apart. One that no host with a
     // right clock can have accepted (ours was wrong) puts nothing in order.
-    if (spike.grant_expiry > wall_ns() / 1'000'000'000 + migration::grant_life_max_s) spike.grant_expiry = 0;
-    spike.grant_expiry = std::max(wall_ns() / 1'000'000'000 + grant_life_s, spike.grant_expiry + 1);
+    const int64_t now_s = wall_ns() / 1'000'000'000;
+    if (spike.grant_expiry > now_s + migration::grant_life_max_s) spike.grant_expiry = 0;
+    spike.grant_expiry = std::max(now_s + grant_life_s, spike.grant_expiry + 1);
     grant.expires = spike.grant_expiry;
     CO_TRY_SET(const Json envelope, grants_.issue(grant));
     spike.granted = destination;

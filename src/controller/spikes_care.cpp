@@ -1,7 +1,5 @@
 // What is looked after: wires of which one end may not know what the other has, after a crash, an absence or a change.
 
-#include <algorithm>
-
 #include "base/log.h"
 #include "controller/spikes.h"
 

@@ -22,8 +22,6 @@ Mac random_mac() {
     return mac;
 }
 
-std::string gone(const Spike& spike) { return fmt::format("device {} is not there", spike.device); }
-
 Json spike_json(const Spike& spike) {
     Json out = spike.json();
     out.set("wire", spike.preference);
@@ -38,6 +36,12 @@ Json spike_json(const Spike& spike) {
     return out;
 }
 
+Json spike_json(const Spike& spike, const std::set<std::string>& without_device) {
+    Json out = spike_json(spike);
+    out.set("problem", without_device.contains(spike.key) ? fmt::format("device {} is not there", spike.device) : "");
+    return out;
+}
+
 }  // namespace
 
 void Spikes::serve() {
@@ -46,19 +50,13 @@ void Spikes::serve() {
     d.on("spike.list", [this](Context&, Json) -> Async<Json> {
         Json spikes = Json::array();
         const auto missing = without_device();
-        table_.each([&](const Spike& spike) {
-            Json one = spike_json(spike);
-            one.set("problem", missing.contains(spike.key) ? gone(spike) : "");
-            spikes.push(one);
-        });
+        table_.each([&](const Spike& spike) { spikes.push(spike_json(spike, missing)); });
         co_return Json::object({{"spikes", spikes}});
     });
     d.on("spike.show", [this](Context&, Json p) -> Async<Json> {
         CO_TRY_SET(const std::string name, p.string("name"));
         CO_TRY_SET(const Spike* spike, resolve(name));
-        Json out = spike_json(*spike);
-        out.set("problem", without_device().contains(spike->key) ? gone(*spike) : "");
-        co_return out;
+        co_return spike_json(*spike, without_device());
     });
     d.on("spike.create", [this](Context&, Json p) -> Async<Json> { co_return co_await create(std::move(p)); });
     d.on("spike.adopt", [this](Context&, Json p) -> Async<Json> { co_return co_await adopt(std::move(p)); });

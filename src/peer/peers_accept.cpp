@@ -32,6 +32,8 @@ constexpr milliseconds refused_hold{500};
 constexpr size_t max_lingered = 1 << 18;
 constexpr int silent_pings = 5;  // a dialler pings each interval; so many missed, and it is gone
 
+Error stopping() { return Error(Errc::unreachable, "the daemon is stopping"); }
+
 // After a failed handshake: the alert must not be overtaken by the reset that closing with unread input causes.
 asio::awaitable<void> drain(TlsStream& stream) {
     auto& socket = stream.layer().next_layer();
@@ -135,33 +137,35 @@ asio::awaitable<void> Peers::Impl::authenticate(std::shared_ptr<Impl> self, Tcp:
                                                 bool known) {
     const Slot slot(*self, from.address(), known);
     asio::steady_timer held(io, refused_hold);
-    if (co_await greet_incoming(std::move(socket), from) || !running) co_return;
-    const Unfinished open(*this, [&] { held.cancel(); });
+    const auto used = identity;
+    auto stream = make_tls_stream(std::move(socket), used);
+    std::string host;
+    Status taken = co_await shake_incoming(*stream, *used, host);
+    if (taken) taken = co_await receive_hello(std::move(stream), host);
+    if (taken || !running) co_return;
+    refuse_incoming(from, host, taken.error());
+    const Unfinished open(*this, [&] {
+        held.cancel();
+        if (stream) stream->close();
+    });
+    if (stream) co_await drain(*stream);  // the handshake failed
     asio::error_code ignored;
     co_await held.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
 }
 
-// Whether it is a peer's.
-asio::awaitable<bool> Peers::Impl::greet_incoming(Tcp::socket socket, Tcp::endpoint from) {
-    const auto used = identity;
-    auto stream = make_tls_stream(std::move(socket), used);
-    const auto verdict = watch_verification(stream->layer());
-    {
-        const Unfinished open(*this, [s = stream.get()] { s->close(); });
-        const Deadline deadline(stream->executor(), config.handshake_timeout, [s = stream.get()] { s->close(); });
-        asio::error_code code;
-        co_await stream->layer().async_handshake(asio::ssl::stream_base::server,
-                                                 asio::redirect_error(asio::use_awaitable, code));
-        if (!running) co_return false;
-        if (code) {
-            Error why = verdict->error != X509_V_OK ? verdict_error(*verdict, *used) : tls_error(code, used->own_path);
-            if (deadline.expired()) why = Error(Errc::timeout, "no TLS handshake in time");
-            refuse_incoming(from, verdict->certificate.host, why);
-            co_await drain(*stream);
-            co_return false;
-        }
-    }
-    co_return co_await receive_hello(std::move(stream), from);
+// `host`, here and below: whose it says that it is, as far as that is known.
+asio::awaitable<Status> Peers::Impl::shake_incoming(TlsStream& stream, const Identity& used, std::string& host) {
+    const auto verdict = watch_verification(stream.layer());
+    const Unfinished open(*this, [&] { stream.close(); });
+    const Deadline deadline(stream.executor(), config.handshake_timeout, [&] { stream.close(); });
+    asio::error_code code;
+    co_await stream.layer().async_handshake(asio::ssl::stream_base::server,
+                                            asio::redirect_error(asio::use_awaitable, code));
+    if (!running) co_return stopping();
+    if (!code) co_return Status();
+    host = verdict->certificate.host;
+    if (deadline.expired()) co_return Error(Errc::timeout, "no TLS handshake in time");
+    co_return verdict->error != X509_V_OK ? verdict_error(*verdict, used) : tls_error(code, used.own_path);
 }
 
 Status Peers::Impl::admit_certificate(const pki::CertInfo& certificate) const {
@@ -174,13 +178,10 @@ Status Peers::Impl::admit_certificate(const pki::CertInfo& certificate) const {
 }
 
 // The certificate's chain is good. Name and role are judged now and told in the answer to the first hello.
-asio::awaitable<bool> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stream, Tcp::endpoint from) {
+asio::awaitable<Status> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stream, std::string& host) {
     Result<PeerCertificate> shown = peer_certificate(stream->layer());
-    if (!shown) {
-        refuse_incoming(from, "", shown.error());
-        co_return false;
-    }
-    const std::string host = shown->info.host;
+    if (!shown) co_return shown.error();
+    host = shown->info.host;
     const auto greeting = std::make_shared<Greeting>(io, config.handshake_timeout);
     rpc::Context context;
     context.peer = host;
@@ -190,27 +191,23 @@ asio::awaitable<bool> Peers::Impl::receive_hello(std::unique_ptr<TlsStream> stre
     limits.silence_is_death = true;
     auto connection = rpc::Connection::start(std::move(stream), gate(greeting, shown->info), context, limits,
                                              [greeting](const Error&) { greeting->done.cancel(); });
-    const Unfinished open(*this, [&] { connection->close(Error(Errc::unreachable, "the daemon is stopping")); });
+    const Unfinished open(*this, [&] { connection->close(stopping()); });
     asio::error_code ignored;
     co_await greeting->done.async_wait(asio::redirect_error(asio::use_awaitable, ignored));
     if (!running) {
-        connection->close(Error(Errc::unreachable, "the daemon is stopping"));
-        co_return false;
+        connection->close(stopping());
+        co_return stopping();
     }
-    if (!connection->is_open()) {
-        refuse_incoming(from, host, connection->close_reason());
-        co_return false;
-    }
+    if (!connection->is_open()) co_return connection->close_reason();
     if (!greeting->verdict) {
-        refuse_incoming(from, host, greeting->verdict.error());
         connection->close_after_flush(greeting->verdict.error());
-        co_return false;
+        co_return greeting->verdict;
     }
     // The answer to hello is written after this, so the peer's next request already finds the real methods.
     connection->set_dispatcher(dispatcher);
     connection->set_idle_timeout(std::max(config.ping_interval * silent_pings, config.ping_timeout));
     take_accepted(peers.at(host), connection, std::move(shown->x509));
-    co_return true;
+    co_return Status();
 }
 
 rpc::Dispatcher Peers::Impl::gate(std::shared_ptr<Greeting> greeting, pki::CertInfo certificate) {
@@ -219,7 +216,7 @@ rpc::Dispatcher Peers::Impl::gate(std::shared_ptr<Greeting> greeting, pki::CertI
            [weak = weak_from_this(), greeting = std::move(greeting), certificate = std::move(certificate)](
                rpc::Context&, Json said) -> asio::awaitable<Result<Json>> {
                const auto self = weak.lock();
-               if (!self || !self->running) co_return Error(Errc::unreachable, "the daemon is stopping");
+               if (!self || !self->running) co_return stopping();
                if (std::exchange(greeting->said, true)) co_return Error(Errc::refused, "hello was said already");
                greeting->verdict = self->admit_certificate(certificate);
                if (greeting->verdict) greeting->verdict = self->check_hello(said, certificate.host);

@@ -126,8 +126,8 @@ struct Peers::Impl : std::enable_shared_from_this<Peers::Impl> {
     asio::awaitable<void> accept_loop(std::shared_ptr<Impl> self);
     void admit(Tcp::socket socket);
     asio::awaitable<void> authenticate(std::shared_ptr<Impl> self, Tcp::socket socket, Tcp::endpoint from, bool known);
-    asio::awaitable<bool> greet_incoming(Tcp::socket socket, Tcp::endpoint from);
-    asio::awaitable<bool> receive_hello(std::unique_ptr<TlsStream> stream, Tcp::endpoint from);
+    asio::awaitable<Status> shake_incoming(TlsStream& stream, const Identity& used, std::string& host);
+    asio::awaitable<Status> receive_hello(std::unique_ptr<TlsStream> stream, std::string& host);
     rpc::Dispatcher gate(std::shared_ptr<Greeting> greeting, pki::CertInfo certificate);
     Status admit_certificate(const pki::CertInfo& certificate) const;
     void take_accepted(Peer& peer, std::shared_ptr<rpc::Connection> connection, pki::X509Ptr certificate);

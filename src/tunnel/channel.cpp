@@ -142,6 +142,7 @@ void Channel::make_current(Live* live, int64_t now) {
         return;
     }
     live->superseded = 0;
+    host_.switched(*this);
     set(ChannelState::up, "");
     host_.changed(*this);
 }

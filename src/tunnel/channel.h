@@ -46,7 +46,8 @@ public:
     virtual Place dialling_place(const Endpoint& to) = 0;  // with an index of its own; 0: there is none left
     virtual void keep(Live& live) = 0;                     // datagrams for its index go to it
     virtual void forget(Live& live) = 0;
-    virtual void changed(Channel& channel) = 0;  // state, reason or current()
+    virtual void changed(Channel& channel) = 0;   // state, reason or current()
+    virtual void switched(Channel& channel) = 0;  // to another session, which is current() now
 };
 
 class Channel {

@@ -204,11 +204,11 @@ void Lane::forget(Live& live) {
     counters_.drops[static_cast<size_t>(Drop::no_session)] += live.unsent;
 }
 
+void Lane::switched(Channel& channel) {
+    if (channel.sessions().size() > 1) overlap(channel.current()->session->dialled());
+}
+
 void Lane::changed(Channel& channel) {
-    const Live* const current = channel.current();
-    if (current != nullptr && channel.sessions().size() > 1 &&
-        monotonic_ns() - current->up_since < Channel::drain_ns)  // else it is no new session that has changed
-        overlap(current->session->dialled());
     for (const auto& [connector, wire] : wires_)
         if (wire->channel == &channel) follow_channel(*wire);
     on_change_(channel.name());

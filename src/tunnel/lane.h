@@ -129,6 +129,7 @@ private:
     void keep(Live& live) override { by_index_[live.place.own_index] = &live; }
     void forget(Live& live) override;
     void changed(Channel& channel) override;
+    void switched(Channel& channel) override;
 
     void loop();
     bool round();  // whether there was work

@@ -19,7 +19,7 @@ class Build:
     options: Sequence[str] = ()
     flags: str = COMPILER_FLAGS
     compiler: str = ""  # configure's choice
-    order: str = "strip"  # of unity.mk: that of the Makefile's lists; or reversed
+    reversed: bool = False  # see unity.mk
 
     def log(self, name: str) -> pathlib.Path:
         return self.directory / "log" / f"{name}.log"
@@ -62,7 +62,7 @@ class Build:
     def _make(self, targets: Sequence[str]) -> list[str]:
         """A user's build directory goes on as plain make began it."""
         begun = (self.directory / "libbase.a").exists() and not (self.directory / "unity").exists()
-        makefile = [] if begun else ["-f", str(UNITY), f"ORDER={self.order}"]
+        makefile = [] if begun else ["-f", str(UNITY), f"REVERSED={self.reversed or ''}"]
         return ["make", *makefile, f"-j{os.cpu_count() or 1}", *targets]
 
 

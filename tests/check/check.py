@@ -59,7 +59,7 @@ class Check:
         base = pathlib.Path(os.environ.get("BANANA_CHECK_BUILD") or TOP)
         self.build = Build(base / "build-check", ("--enable-werror",))
         self.sanitized = Build(base / "build-sanitized", ("--enable-werror", "--enable-sanitizers"), "-O0",
-                               SANITIZED_COMPILER, order="reversed")
+                               SANITIZED_COMPILER, reversed=True)
 
     def wants(self, part: str) -> bool:
         return self.part in (part, "all")

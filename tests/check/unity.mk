@@ -2,19 +2,19 @@
 # headers and templates, and that is paid once for all of them: a third of the time that make takes by itself. For
 # ./quickstart and ./check, in a configured build directory:
 #
-#     make -f SRCDIR/tests/check/unity.mk [ORDER=reversed] TARGET...
+#     make -f SRCDIR/tests/check/unity.mk [REVERSED=1] TARGET...
 #
 # A file that forgot an include may find it in one that comes before. So ./check's second build has the files the other
 # way round; what both hide is found by make itself (README.md, "Install on real hosts").
 
 ranges := 1:8 9:16 17:24 25:32 33:40 41:48 49:56 57:64 65:72 73:80
 libraries := $(shell sed -n 's/^\(lib[a-z]*_a\)_OBJECTS = .*/\1/p' Makefile)
-ORDER ?= strip
 AM_MAKEFLAGS := -f $(lastword $(MAKEFILE_LIST))
 
 bounds = $(subst :, ,$(1))
 reversed = $(if $(1),$(call reversed,$(wordlist 2,$(words $(1)),$(1))) $(firstword $(1)))
-sources = $(strip $(call $(ORDER),$(filter %.cpp,$($(1)_SOURCES))))
+listed = $(filter %.cpp,$($(1)_SOURCES))
+sources = $(strip $(if $(REVERSED),$(call reversed,$(listed)),$(listed)))
 batch = $(wordlist $(word 1,$(call bounds,$(2))),$(word 2,$(call bounds,$(2))),$(call sources,$(1)))
 name = unity/$(1)-$(word 1,$(call bounds,$(2)))
 objects = $(foreach range,$(ranges),$(if $(call batch,$(1),$(range)),$(call name,$(1),$(range)).o))

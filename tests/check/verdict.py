@@ -32,9 +32,9 @@ from typing import Any
 LOST_LIMIT = 20
 APART = {"banana": "vxlan", "dtls": "dtls"}  # kind: the wire's format when guest and Corm are on different hosts
 GAP_LIMIT_MS = 20.0
-# The two comparisons of gaps, among the words of broken_limits(), and the second of them.
-OF_GAPS = re.compile(r"hv\d>hv\d: of a gap (to|from) the guest neither QEMU |gaps (to|from) the guest less QEMU's ")
+# Among the words of broken_limits(): the comparison of medians, and both comparisons of gaps.
 OF_MEDIANS = re.compile(r"gaps (to|from) the guest less QEMU's ")
+OF_GAPS = re.compile(rf"hv\d>hv\d: of a gap (to|from) the guest neither QEMU |{OF_MEDIANS.pattern}")
 
 
 @dataclass(frozen=True)

@@ -286,10 +286,10 @@ class Lab:
         found = []
         for pid in self._descendants():
             try:
-                if os.stat(f"/proc/{pid}/ns/mnt").st_ino == mine and \
-                        pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == program[:15]:
+                if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == program[:15] and \
+                        os.stat(f"/proc/{pid}/ns/mnt").st_ino == mine:
                     found.append(pid)
-            except (FileNotFoundError, ProcessLookupError):
+            except (FileNotFoundError, ProcessLookupError, PermissionError):  # one that gives its rights up is a child
                 continue
         return found
 

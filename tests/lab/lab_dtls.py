@@ -44,16 +44,12 @@ class DtlsCase(unittest.TestCase):
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3, sites=["a", "b", "a"], pki=cls.pki))
         product.wait_whole(cls.lab)
         wait_tunnels(cls.lab)
-        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
-        wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name").split(), 20, "hv2's network", 0.1)
+        product.create_corm(cls.lab, "hv2")
         cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")],
                             spare_addresses=("10.77.0.12/24",), timed=cls.timed), "hv2")
         product.wait_tidy(cls.lab)
 
     def bring(self, host: str) -> None:
-        here = self.lab.find_vm("vm1")
-        if here != host:
-            self.lab.exec(here, *product.migrate_words("vm1", host), timeout=120)
-        product.wait_tidy(self.lab)
+        product.bring(self.lab, "vm1", host)
         wait_tunnels(self.lab)
         self.assertTrue(product.reaches(self.lab, ADDRESS))

@@ -114,7 +114,8 @@ class Process:
                 if program is not None:
                     with contextlib.suppress(ProcessLookupError):
                         signal.pidfd_send_signal(program, signal.SIGKILL)
-                    select.select([program], [], [], GONE)  # readable: it has ended
+                    if not select.select([program], [], [], GONE)[0]:
+                        raise LabError(f"{self.label} was killed, and is there after {GONE:.0f} s")
         for pipe in (self._popen.stdin, self._popen.stdout):
             if pipe and not pipe.closed:
                 try:

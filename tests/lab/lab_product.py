@@ -250,6 +250,22 @@ def hanging(lab: Lab, host: str) -> Iterator[None]:
         os.kill(pid, signal.SIGCONT)
 
 
+def create_corm(lab: Lab, *hosts: str) -> None:
+    """Corm lab, of hv1's eth1; `hosts` have its network then."""
+    banana(lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
+    for host in hosts:
+        wait_until(lambda at=host: "banana-lab" in lab.virsh(at, "net-list", "--name").split(), 20,
+                   f"network banana-lab on {host}", 0.1)
+
+
+def bring(lab: Lab, name: str, host: str) -> None:
+    """The guest stands there, and all is settled."""
+    here = lab.find_vm(name)
+    if here != host:
+        lab.exec(here, *migrate_words(name, host), timeout=120)
+    wait_tidy(lab)
+
+
 @contextlib.contextmanager
 def rule(lab: Lab, host: str, hook: str, match: str) -> Iterator[None]:
     """Frames that match are dropped on a host's underlay meanwhile."""

@@ -34,10 +34,8 @@ class DoctorTest(unittest.TestCase):
         cls.pki = pathlib.Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="banana-pki-")))
         cls.lab = cls.enterClassContext(product.own_lab(cls, 2, pki=cls.pki))
         product.wait_whole(cls.lab)
-        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
+        product.create_corm(cls.lab, *SPIKES)
         for host, name in SPIKES.items():
-            wait_until(lambda at=host: "banana-lab" in cls.lab.virsh(at, "net-list", "--name"), 20,
-                       f"network banana-lab on {host}")
             cls.make_device(host)
             product.banana(cls.lab, host, "spike", "adopt", name, "--device", "q0")
             product.banana(cls.lab, host, "connect", name, "lab")

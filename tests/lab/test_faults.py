@@ -54,8 +54,7 @@ class FaultsTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
         product.wait_whole(cls.lab)
-        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
-        wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name"), 20, "network banana-lab on hv2")
+        product.create_corm(cls.lab, "hv2")
         for name, (host, address) in GUESTS.items():
             cls.lab.start_vm(Vm(name, [Nic(network="banana-lab", address=f"{address}/24")]), host)
         for name, (host, address) in BOXES.items():

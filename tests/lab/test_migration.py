@@ -26,16 +26,13 @@ class MigrationTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
         product.wait_whole(cls.lab)
-        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
+        product.create_corm(cls.lab)
         cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")], timed=True), "hv1")
         product.wait_tidy(cls.lab)
 
     def bring(self, host: str) -> None:
         """The guest stands on `host`, running, all settled."""
-        here = self.lab.find_vm("vm1")
-        if here != host:
-            self.lab.exec(here, *product.migrate_words("vm1", host), timeout=120)
-        product.wait_tidy(self.lab)
+        product.bring(self.lab, "vm1", host)
         self.assertTrue(product.reaches(self.lab, ADDRESS))
 
     def wire(self, host: str) -> dict:

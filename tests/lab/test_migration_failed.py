@@ -32,8 +32,7 @@ class FailedMigrationTest(unittest.TestCase):
     def setUpClass(cls) -> None:
         cls.lab = cls.enterClassContext(product.own_lab(cls, 3))
         product.wait_whole(cls.lab)
-        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
-        wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name"), 20, "network banana-lab on hv2")
+        product.create_corm(cls.lab, "hv2")
         cls.lab.start_vm(Vm("vm1", [Nic(network="banana-lab", address=f"{ADDRESS}/24")]), "hv2")
 
     def setUp(self) -> None:

@@ -86,8 +86,7 @@ class PeersTest(unittest.TestCase):
         for host in cls.lab.hypervisors:
             cls.lab.start_bananad(host.name)
         product.wait_whole(cls.lab)
-        product.banana(cls.lab, "hv1", "corm", "create", "lab", "--uplink", "eth1")
-        wait_until(lambda: "banana-lab" in cls.lab.virsh("hv2", "net-list", "--name"), 20, "network banana-lab on hv2")
+        product.create_corm(cls.lab, "hv2")
         cls.lab.start_vm(Vm("vm1", [Nic("banana-lab", address=f"{ADDRESS}/24")]), "hv2")
         product.wait_tidy(cls.lab)
 

@@ -107,6 +107,7 @@ struct Dialled final : Loopback, ChannelHost {
     void keep(Live& live) override { lives[live.place.own_index] = &live; }
     void forget(Live& live) override { lives.erase(live.place.own_index); }
     void changed(Channel&) override { changes++; }
+    void switched(Channel&) override {}
 
     void listen(const std::string& certificate) {
         listener = std::make_unique<Listener>(Hosts::all()(certificate), 1200);
