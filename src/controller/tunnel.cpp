@@ -106,11 +106,13 @@ model::TunnelEnd Tunnel::end() const {
 // As many in a message as it has room for.
 void Tunnel::tell_peers() {
     Json list = Json::array();
+    int64_t part = 0;
     const auto send = [&](bool more) {
-        channel_->request("peers", Json::object({{"peers", std::exchange(list, Json::array())}, {"more", more}}),
-                          [](const auto& answer) {
-                              if (!answer) log::error("tunnel: {}", answer.error().message());
-                          });
+        const Json params =
+            Json::object({{"peers", std::exchange(list, Json::array())}, {"part", part++}, {"more", more}});
+        channel_->request("peers", params, [](const auto& answer) {
+            if (!answer) log::error("tunnel: {}", answer.error().message());
+        });
     };
     peers_.each([&](const TunnelPeer& peer) {
         if (list.size() == tunnel::control_list_max) send(true);

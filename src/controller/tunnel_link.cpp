@@ -243,8 +243,12 @@ asio::awaitable<Result<void>> Tunnel::configure(Json hello) {
 // What it carries already stays as it is; what it should not is taken from it; the rest is told.
 asio::awaitable<Result<void>> Tunnel::compare_wires() {
     for (auto& [connector, slot] : slots_) slot.told = 0;
-    std::map<uint32_t, wiring::TunnelWire> carried;
-    std::set<uint32_t> stale;
+    struct Carried {
+        wiring::TunnelWire wire;
+        size_t queues;
+        bool lost;
+    };
+    std::map<uint32_t, Carried> carried;
     std::string after;
     for (bool more = true; more;) {
         Json params = Json::object({{"after", after}});
@@ -255,24 +259,26 @@ asio::awaitable<Result<void>> Tunnel::compare_wires() {
             after = one.get("connector").as_string();
             const auto connector = parse_hex32(after);
             if (!connector) co_return Error(Errc::invalid, "wire.list: a connector is not eight hexadecimal digits");
-            const std::string peer = one.get("peer").as_string();
-            carried[*connector] = {*connector, one.get("device").as_string(), peer,
-                                   static_cast<uint32_t>(one.get("mtu").as_int())};
-            // Its tap was deleted, and may be another by now; or the peer has another number of lanes.
-            const auto queues = static_cast<size_t>(one.get("queues").as_int());
-            if (one.get("lost").as_bool() || (queues != 0 && queues != queues_with(peer))) stale.insert(*connector);
+            carried[*connector] = {{*connector, one.get("device").as_string(), one.get("peer").as_string(),
+                                    static_cast<uint32_t>(one.get("mtu").as_int())},
+                                   static_cast<size_t>(one.get("queues").as_int()),
+                                   one.get("lost").as_bool()};
         }
         more = page.get("more").as_bool() && list.size() > 0;
     }
     wires_known_ = true;  // from here on changes go out as they come; nothing is awaited in between
-    for (const auto& [connector, wire] : carried) {
+    for (const auto& [connector, found] : carried) {
+        const auto& [wire, queues, lost] = found;
+        // Its tap was deleted, and may be another by now; or the peer has another number of lanes, perhaps since its
+        // page came.
+        const bool stale = lost || (queues != 0 && queues != queues_with(wire.peer));
         const auto it = slots_.find(connector);
         if (it == slots_.end()) {
             Json params = Json::object({{"connector", hex32(connector)}});
             channel_->request("wire.remove", params, [](const auto&) {});
             log::notice("tunnel: takes off wire {} to host {}, which no record wants", hex32(connector),
                         printable(wire.peer, 40));
-        } else if (it->second.wire == wire && !stale.contains(connector)) {
+        } else if (it->second.wire == wire && !stale) {
             it->second.told = ++tellings_;
             it->second.carried = true;
             it->second.problem.clear();

@@ -11,8 +11,8 @@
 //   configure     address, port, lanes, cpus [n...], poll ("auto"|"never"), rekey_seconds, rekey_records
 //                 with the UDP sockets: listening 0, dialling 0, listening 1, ...
 //                 -> {}; what it had before ends, wires and peers included
-//   peers         peers [{name, address, port, lanes}]: all of them
-//                 -> {}
+//   peers         peers [{name, address, port, lanes}]: all of them; in several messages: part (from 0), more
+//                 -> {}; they count when the last part has come. One that follows no other is refused
 //   wire.add      connector (hex32), device, peer, mtu; with tap queues, one for each lane that both hosts have
 //                 -> {}; the same connector again: replaced
 //   wire.remove   connector

@@ -194,6 +194,7 @@ void Live::greet(int64_t now) {
 int64_t Live::due(int64_t now) const {
     if (session && session->state() == Session::State::handshaking) return session->timer_due();
     if (!up()) return 0;
+    if (joiner.holds_run()) return now;  // its end was lost, and the guest waits for what came
     return now + (path.searching() || unanswered_since_ != 0 ? PathMtu::retry_ns / 2 : ping_ns);
 }
 

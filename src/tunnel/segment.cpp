@@ -310,6 +310,8 @@ void Joiner::Impl::flush(const Deliver& deliver) {
 
 void Joiner::flush(const Deliver& deliver) { impl_->flush(deliver); }
 
+bool Joiner::holds_run() const { return impl_->run.header != 0; }
+
 std::span<const uint32_t> Joiner::lost() const { return {impl_->lost.data(), impl_->lost_count}; }
 
 uint64_t Joiner::incomplete() const { return impl_->incomplete; }

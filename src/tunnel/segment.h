@@ -61,6 +61,7 @@ public:
     // Delivers what is left of a TCP frame: called when a batch of datagrams ends with the flow idle, and before a
     // frame that came whole is passed on, which would overtake it.
     void flush(const Deliver& deliver);
+    bool holds_run() const;  // part of a TCP frame waits for the next slice, or flush()
     // The wires (connector ids) of the frames that the last add() gave up, one for each.
     std::span<const uint32_t> lost() const;
     uint64_t incomplete() const;  // frames given up so far

@@ -128,8 +128,12 @@ Result<Json> Tunnel::configure(const Json& params, std::vector<Fd> sockets) {
 
 Result<Json> Tunnel::set_peers(const Json& params) {
     TRY_SET(const Json list, params.array_at("peers"));
-    auto next = std::move(more_peers_);
-    more_peers_.clear();
+    // A list whose parts were cut off, or of which one was refused, begins anew with part 0.
+    auto next = std::exchange(more_peers_, {});
+    const int64_t part = params.get("part").as_int(), parts = std::exchange(more_parts_, 0);
+    if (part == 0) next.clear();
+    if (part != 0 && part != parts)
+        return Error(Errc::invalid, fmt::format("part {} of the list of peers: part {} is next", part, parts));
     for (size_t i = 0; i < list.size(); i++) {
         const Json item = list.at(i);
         TRY_SET(const std::string name, item.string("name"));
@@ -141,6 +145,7 @@ Result<Json> Tunnel::set_peers(const Json& params) {
     }
     if (params.get("more").as_bool()) {
         more_peers_ = std::move(next);
+        more_parts_ = part + 1;
         return Json::object();
     }
     for (size_t i = 0; i < lanes_.size(); i++)

@@ -55,6 +55,7 @@ private:
     Json configured_;  // null: not yet
     std::vector<std::unique_ptr<Lane>> lanes_;
     std::map<std::string, Peer> peers_, more_peers_;  // more: what came so far of a list in several messages
+    int64_t more_parts_ = 0;                          // of these messages
     std::map<uint32_t, Wire> wires_;
 };
 

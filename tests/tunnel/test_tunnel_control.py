@@ -11,7 +11,7 @@ import time
 import unittest
 
 from tunnel_flows import Streams
-from tunnel_rig import Control, ControlError, Host, Numbered, TunnelCase
+from tunnel_rig import NOWHERE, PORT, Control, ControlError, Host, Numbered, TunnelCase
 from tunnel_world import inside, udp, wait_until
 
 NOBODY = 65534
@@ -218,6 +218,34 @@ class Controllers(Base):
         self.assertEqual(self.h1.call("wire.list", {"after": ""}), before)
         self.assertFalse(self.h1.said("takes over"))
         self.h1.connect()
+
+    def test_peers_in_parts(self) -> None:
+        """Hundreds of peers do not fit into one message: all parts count, or none."""
+        def told(*names: str, **more: object) -> None:
+            listed = [{"name": name, "address": NOWHERE, "port": PORT, "lanes": 1} for name in names]
+            self.h1.call("peers", {"peers": listed, **more})
+
+        def known() -> list[str]:
+            return [peer["name"] for peer in self.h1.call("status", {})["peers"]]
+
+        told("h2", "h3", part=0, more=True)
+        self.assertEqual(known(), ["h2"], "not all of them were told yet")
+        told("h4", part=1, more=False)
+        self.assertEqual(known(), ["h2", "h3", "h4"])
+        told("h2", "h5", part=0, more=True)  # and then its controller is gone
+        told("h2", part=0, more=True)
+        told("h6", part=1, more=False)
+        self.assertEqual(known(), ["h2", "h6"])
+        for parts in ([1], [0, 2], [0, 1, 1]):
+            with self.subTest(parts=parts), self.assertRaises(ControlError):
+                for part in parts:
+                    told("h2", part=part, more=True)
+        told("h2", part=0, more=True)
+        with self.assertRaises(ControlError):
+            self.h1.call("peers", {"peers": [{}], "part": 1, "more": True})
+        with self.assertRaises(ControlError):
+            told("h7", part=2, more=False)
+        self.assertEqual(known(), ["h2", "h6"], "those of a list that was refused in part")
 
     def test_other_user(self) -> None:
         """Not even where the socket's mode would let it."""

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "base/clock.h"
+#include "tests/fuzz/frames.h"
 #include "tests/unit/tunnel_dtls_parties.h"
 #include "tunnel/lane.h"
 
@@ -411,4 +412,26 @@ TEST_CASE("lane: the budget for handshakes") {
     CHECK(taken(9 * second, 10) == 10);
     CHECK(taken(9 * second, 1000) == 40);
     CHECK(taken(100 * second, 1000) == 64);
+}
+
+TEST_CASE("live: of a TCP frame whose end was lost, what came is due at once") {
+    Ends ends;
+    Shape shape;
+    shape.payload = 3000;
+    shape.gso_size = 1000;
+    const auto records = cut(make_frame(shape), slice_headroom + 54 + 1000);
+    REQUIRE(records.size() == 3);
+    size_t delivered = 0;
+    const Deliver deliver = [&](uint32_t, const Offload&, std::span<uint8_t>) { ++delivered; };
+    const int64_t now = monotonic_ns();
+    CHECK(ends.live->due(now) > now);
+    for (const size_t i : {0, 1}) {
+        std::span<const uint8_t> rest = records[i];
+        CHECK_FALSE(ends.live->joiner.add(*next_entry(rest), deliver));
+    }
+    CHECK(delivered == 0);
+    CHECK(ends.live->due(now) == now);
+    ends.live->joiner.flush(deliver);
+    CHECK(delivered == 1);
+    CHECK(ends.live->due(now) > now);
 }
