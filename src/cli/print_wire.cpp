@@ -81,7 +81,8 @@ void print_wire(const Page& page, const Json&, const Json& result) {
         return;
     }
     print_fields(page.out, result,
-                 {{"spike", "spike"},
+                 {{"spike", "name"},
+                  {"spike's key", "spike"},
                   {"spike's host", "spike_host"},
                   {"corm", "corm"},
                   {"corm's host", "corm_host"},

@@ -147,7 +147,7 @@ TEST_CASE("a peer that is up both ways has no problem, whatever was before or kn
 }
 
 TEST_CASE("a wire shows format, reason, MTU, counters and drops by reason") {
-    const Json wire = json(R"({"name":"hv1/vm1/net0","spike":"hv1/vm1/net0","corm":"hv1/lab","format":"vxlan",
+    const Json wire = json(R"({"name":"hv1/vm1/net0","spike":"1b2c/52:54:00:00:00:01","corm":"hv1/lab","format":"vxlan",
         "why":"other host, same site","phase":"active","epoch":2,"mtu":1500,"role":"spike",
         "underlay":{"local":"192.0.2.2","remote":"192.0.2.1","mtu":1500,"cost":"fragments"},
         "standby":{"host":"hv2"},
@@ -155,6 +155,7 @@ TEST_CASE("a wire shows format, reason, MTU, counters and drops by reason") {
         "bytes":420,"drops":{"spoof":{"frames":3,"bytes":180},"fenced":{"frames":0,"bytes":0}}}]}})");
     CHECK(printed(print_wire, wire) ==
           "spike             hv1/vm1/net0\n"
+          "spike's key       1b2c/52:54:00:00:00:01\n"
           "corm              hv1/lab\n"
           "format            vxlan\n"
           "why               other host, same site\n"
@@ -183,6 +184,7 @@ TEST_CASE("a DTLS wire shows its sessions, and what woke its lanes") {
         "session":{"state":"up","cipher":"AES-128-GCM","path_mtu":1400,"reason":""}},
         {"lane":1,"wakeups_per_s":0,"frames_per_wakeup":0,
         "session":{"state":"connecting","reason":"no answer"}}]}})")) ==
+          "spike             n\n"
           "format            dtls\n"
           "path mtu          1400\n"
           "underlay cost     cut\n"
@@ -194,6 +196,7 @@ TEST_CASE("a DTLS wire shows its sessions, and what woke its lanes") {
           "   0  up          AES-128-GCM      1400          12             3.2  -\n"
           "   1  connecting  -                   -           0             0.0  no answer\n");
     CHECK(printed(print_wire, parsed(head + R"({"problem":"away"}})")) ==
+          "spike             n\n"
           "format            dtls\n"
           "path mtu          1400\n"
           "underlay cost     cut\n"
