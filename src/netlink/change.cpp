@@ -129,9 +129,15 @@ Status delete_links(Socket& socket, std::span<const uint32_t> indexes) {
     return deleted;
 }
 
-Request disable_ipv6(const std::string& name) {
-    if (auto why = bad_name(name)) return Request::invalid("disable IPv6 on " + printable(name), *why);
-    return Request::sysctl("ipv6/conf/" + name + "/disable_ipv6", "1", true);
+namespace {
+Request switch_ipv6(const std::string& name, bool on) {
+    const std::string what = on ? "enable" : "disable";
+    if (auto why = bad_name(name)) return Request::invalid(what + " IPv6 on " + printable(name), *why);
+    return Request::sysctl("ipv6/conf/" + name + "/disable_ipv6", on ? "0" : "1", true);
 }
+}  // namespace
+
+Request disable_ipv6(const std::string& name) { return switch_ipv6(name, false); }
+Request enable_ipv6(const std::string& name) { return switch_ipv6(name, true); }
 
 }  // namespace banana::netlink

@@ -56,5 +56,6 @@ Status delete_links(Socket& socket, std::span<const uint32_t> indexes);
 // IPv6 off on a device, by its name: no address, no neighbour discovery, no MLD, also where the host forwards IPv6.
 // A kernel without IPv6 has it off. A Request, so that it can stand between the others of a batch.
 Request disable_ipv6(const std::string& name);
+Request enable_ipv6(const std::string& name);  // as the host's defaults have it
 
 }  // namespace banana::netlink

@@ -128,7 +128,9 @@ Requests create(const VethSpec& spec) {
 Requests create(const BridgeSpec& spec) {
     // A bridge keeps its MTU when ports come only if the MTU was once *changed*: so it is made with another one.
     uint32_t mtu = spec.options.mtu;
-    Message message = start("create bridge " + spec.name, spec.name, spec.options, mtu ? mtu - 1 : 0);
+    // Not by one that is too small for IPv6: the kernel would begin with it, unasked, when the change comes.
+    const uint32_t other = mtu == ipv6_mtu_least ? mtu + 1 : mtu - 1;
+    Message message = start("create bridge " + spec.name, spec.name, spec.options, mtu ? other : 0);
     if (mtu && (mtu < 69 || mtu > 65535)) message.refuse("the MTU is not between 69 and 65535");
     fill_kind(message, "bridge", [&] { fill_bridge(message, spec); });
     Requests steps;

@@ -72,6 +72,7 @@ void Engine::link_gone(uint32_t index) {
     names_.erase(first, last);
     looked_at_.erase({index, Direction::ingress});
     looked_at_.erase({index, Direction::egress});
+    std::erase_if(to_settle_, [index](const xconnect::PortKey& port) { return port.ifindex == index; });
     // An index that is used again must inherit nothing; a device that was never a port has nothing to forget.
     (void)crossconnect_.forget(index);
 }
@@ -116,11 +117,15 @@ void Engine::joined_block(xconnect::PortKey port) {
 
 Result<bool> Engine::settle_port(int64_t now) {
     if (to_settle_.empty() || now - changed_ns_ < quiet_ns) return false;
-    const auto port = to_settle_.front();
-    to_settle_.pop_front();
-    TRY_SET(const auto policy, crossconnect_.policy(port));
-    if (policy) TRY(crossconnect_.attach_in_front(port));  // else it is gone
-    return true;
+    while (!to_settle_.empty()) {
+        const auto port = to_settle_.front();
+        to_settle_.pop_front();
+        TRY_SET(const auto policy, crossconnect_.policy(port));
+        if (!policy) continue;  // it is gone
+        TRY(crossconnect_.attach_in_front(port));
+        return true;
+    }
+    return false;
 }
 
 Result<Observed> Engine::observe(const Plan& plan) {

@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fmt/core.h>
+#include <linux/filter.h>
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <sys/socket.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstring>
 
 #include "base/clock.h"
@@ -23,11 +25,37 @@ constexpr std::array<uint8_t, 6> far_mac = {0x02, 0x62, 0x6e, 0x00, 0x00, 0x01};
 uint64_t to_big(uint64_t value) { return __builtin_bswap64(value); }
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "to_big() swaps");
 
+// Guests and what is behind an uplink may send this ethertype, too: only replies take room in the socket's buffer.
+Status accept_replies_only(int socket) {
+    sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(xc_probe, magic)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, XC_PROBE_MAGIC, 0, 5),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, offsetof(xc_probe, version)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, XC_PROBE_VERSION, 0, 3),
+        BPF_STMT(BPF_LD | BPF_B | BPF_ABS, offsetof(xc_probe, type)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, XC_PROBE_REPLY, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+        BPF_STMT(BPF_RET | BPF_K, 0),
+    };
+    const sock_fprog filter{static_cast<unsigned short>(std::size(program)), program};
+    if (setsockopt(socket, SOL_SOCKET, SO_ATTACH_FILTER, &filter, sizeof(filter)) == 0) return {};
+    return errno_error(errno, "filter the probe socket");
+}
+
+constexpr int replies_per_read = 256;  // whoever floods it does not keep its reader from everything else
+
 }  // namespace
 
 Result<Prober> Prober::open() {
-    Fd socket(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, htons(XC_PROBE_ETHERTYPE)));
+    // Of no protocol until the filter is there.
+    Fd socket(::socket(AF_PACKET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (!socket) return errno_error(errno, "open probe socket");
+    TRY(accept_replies_only(socket.get()));
+    sockaddr_ll all{};
+    all.sll_family = AF_PACKET;
+    all.sll_protocol = htons(XC_PROBE_ETHERTYPE);
+    if (bind(socket.get(), reinterpret_cast<const sockaddr*>(&all), sizeof(all)) < 0)
+        return errno_error(errno, "open probe socket");
     return Prober(std::move(socket));
 }
 
@@ -56,7 +84,7 @@ Status Prober::send(uint32_t ifindex, uint64_t nonce, size_t frame_size) {
 
 Result<std::vector<ProbeReply>> Prober::read() {
     std::vector<ProbeReply> replies;
-    for (;;) {
+    for (int i = 0; i < replies_per_read; ++i) {
         xc_probe probe{};
         sockaddr_ll from{};
         socklen_t from_size = sizeof(from);
@@ -73,6 +101,7 @@ Result<std::vector<ProbeReply>> Prober::read() {
         replies.push_back({static_cast<uint32_t>(from.sll_ifindex), to_big(probe.nonce),
                            static_cast<size_t>(size) + ETH_HLEN, monotonic_ns() - static_cast<int64_t>(probe.sent_ns)});
     }
+    return replies;
 }
 
 }  // namespace banana::xconnect

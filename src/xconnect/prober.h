@@ -34,7 +34,7 @@ public:
 
     // Sends one request of `frame_size` bytes, Ethernet header included (MTU + 14 probes full size).
     Status send(uint32_t ifindex, uint64_t nonce, size_t frame_size);
-    // Takes all replies that are there; never blocks. What is not a reply of our version is thrown away.
+    // Takes what replies are there, 256 at most; never blocks. What is no reply of our version does not come.
     Result<std::vector<ProbeReply>> read();
 
 private:

@@ -13,6 +13,7 @@ import unittest
 
 sys.dont_write_bytecode = True
 
+import lab_product as product  # noqa: E402
 from banana_lab import Nic, Vm, wait_until  # noqa: E402
 from lab_base import build_dir  # noqa: E402
 from lab_case import PATIENCE, Box, LabCase  # noqa: E402
@@ -283,6 +284,35 @@ link set {device} up
 address add {MOVED}/24 dev {device}
 """)
         self.addCleanup(self.lab.exec, "hv1", "ip", "link", "del", device, check=False)
+
+    def test_move_addresses_of_both_families(self) -> None:
+        """With the uplink's IPv6 addresses its bridge speaks IPv6, and after a boot, too."""
+        def held(device: str) -> list[str]:
+            told = self.lab.exec("hv1", "ip", "-6", "-json", "address", "show", "dev", device, "scope", "global")
+            return [one["local"] for link in json.loads(told.stdout) for one in link.get("addr_info", []) if one]
+
+        def add(device: str) -> None:
+            self.lab.exec("hv1", "ip", "-batch", "-", stdin=f"""\
+address add 2001:db8::2/64 dev {device} nodad
+route add 2001:db8:1::/48 via 2001:db8::1 dev {device}
+""")
+        self.addressed("up2")
+        self.lab.exec("hv1", "tee", "/proc/sys/net/ipv6/conf/up2/disable_ipv6", stdin="0")  # the lab has it off
+        add("up2")
+        bridge = str(self.corm("both", "--uplink", "up2", "--move-addresses")["bridge"])
+        for _ in ("at first", "as after a boot"):
+            self.assertEqual((held("up2"), held(bridge)), ([], ["2001:db8::2"]))
+            self.assertEqual((self.addresses("up2"), len(self.addresses(bridge))), ([], 1))
+            self.assertIn(f"via 2001:db8::1 dev {bridge}",
+                          self.lab.exec("hv1", "ip", "-6", "route", "show", "2001:db8:1::/48").stdout)
+            with product.without_bananad(self.lab, "hv1"):
+                self.lab.exec("hv1", "ip", "link", "del", bridge)
+                self.lab.exec("hv1", "ip", "address", "add", f"{MOVED}/24", "dev", "up2")
+                add("up2")
+            wait_until(lambda: held("up2") == [] and self.addresses(bridge), PATIENCE, "the addresses to move")
+        wait_until(lambda: self.is_whole("hv1"), PATIENCE, "hv1 to have its peer and libvirt")
+        self.banana("hv1", "corm", "delete", "both")
+        self.assertEqual(held("up2"), ["2001:db8::2"])
 
     def test_moved_addresses_return_before_the_corm_goes(self) -> None:
         """Whatever dies in between: here libvirt hangs, and the daemon is killed while it waits."""

@@ -330,3 +330,18 @@ TEST_CASE("disabling IPv6: done, absent, and no way out of its directory") {
     CHECK(bench.socket.request(Request::sysctl("ipv4/../x", "1", false)).error().code() == Errc::invalid);
     CHECK(bench.socket.request(Request::sysctl("ipv4/nosuch", "1", false)).error().code() == Errc::not_found);
 }
+
+TEST_CASE("a bridge is without the host's IPv6, whatever its MTU") {
+    Bench bench;
+    for (const uint32_t mtu : {0, 69, 1279, 1280, 1281, 1500, 65535}) {
+        BridgeSpec spec;
+        spec.name = "b" + std::to_string(mtu);
+        spec.options.mtu = mtu;
+        spec.options.up = true;
+        bench.make(create(spec));
+        const auto made = link(bench.socket, spec.name);
+        REQUIRE(made.ok());
+        CHECK_MESSAGE(made->ipv6_disabled, spec.name);
+        if (mtu != 0) CHECK(made->mtu == mtu);
+    }
+}
