@@ -233,7 +233,7 @@ void Corms::restore_addresses() {
         const auto held = netlink::addresses(node_.engine.socket(), *from);
         if (!held || held->empty()) return;
         log::notice("Corm {}: the addresses of {} move to its bridge", corm.full_name(), corm.device);
-        if (const Status moved = take_addresses(corm, *from, *to); !moved)
+        if (const Status moved = netlink::move_addresses(node_.engine.socket(), *from, *to); !moved)
             log::error("Corm {}: {}", corm.full_name(), moved.error().message());
     });
 }

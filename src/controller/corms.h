@@ -66,7 +66,6 @@ private:
     Status check_device(const model::Corm& corm, bool move_addresses, bool mtu_given, uint32_t& mtu);
     Async<void> reserve_everywhere(std::string name, bool force);
     Status build(const model::Corm& corm, bool move_addresses);
-    Status take_addresses(const model::Corm& corm, uint32_t uplink, uint32_t bridge);
     Status return_addresses(const model::Corm& corm);
     Status unbuild(const model::Corm& corm);
     asio::awaitable<void> announce(std::string peer);

@@ -137,16 +137,7 @@ Status Corms::build(const model::Corm& corm, bool move_addresses) {
     if (!move_addresses) return {};
     TRY_SET(const uint32_t from, node_.engine.ifindex(corm.device));
     TRY_SET(const uint32_t to, node_.engine.ifindex(corm.bridge()));
-    return take_addresses(corm, from, to);
-}
-
-// A bridge is made without IPv6. With the uplink's addresses it takes its place as the host's own device.
-Status Corms::take_addresses(const model::Corm& corm, uint32_t uplink, uint32_t bridge) {
-    auto& socket = node_.engine.socket();
-    TRY_SET(const auto held, netlink::addresses(socket, uplink));
-    if (std::any_of(held.begin(), held.end(), [](const auto& address) { return address.ip.family == AF_INET6; }))
-        TRY(socket.request(netlink::enable_ipv6(corm.bridge())));
-    return netlink::move_addresses(socket, uplink, bridge);
+    return netlink::move_addresses(node_.engine.socket(), from, to);
 }
 
 // The bridge's addresses are the host's own: they are at the uplink again before the bridge goes.

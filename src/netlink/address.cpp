@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <initializer_list>
 
+#include "netlink/change.h"
 #include "netlink/link.h"
 #include "netlink/message.h"
 #include "netlink/parse.h"
@@ -329,10 +330,15 @@ Status move_addresses(Socket& socket, uint32_t from, uint32_t to) {
     if (!target.up) return Error(Errc::refused, what + ": " + target.name + " is down");
     TRY_SET(std::vector<Address> held, addresses(socket, from));
     TRY_SET(std::vector<Route> ways, routes(socket, from));
+    // A bridge of ours is made without IPv6. With such addresses it is the host's own device, as their link was.
+    const bool wakes = target.ipv6_disabled && std::any_of(held.begin(), held.end(), [](const Address& address) {
+                           return address.ip.family == AF_INET6;
+                       });
     std::vector<Move> all = moves(std::move(held), std::move(ways), source, target);
 
     // Taken in reverse: gateway routes first, the primary address last. Given in order.
     Requests steps;
+    if (wakes) steps.push_back(enable_ipv6(target.name));
     for (auto move = all.rbegin(); move != all.rend(); ++move) append(steps, std::move(move->take));
     size_t first_given = steps.size();
     for (Move& move : all) steps.push_back(std::move(move.give));
@@ -340,6 +346,7 @@ Status move_addresses(Socket& socket, uint32_t from, uint32_t to) {
     Status moved = first_failure(results);
     if (moved) return {};
     Status undone = undo_moves(socket, std::move(all), std::span(results).subspan(first_given));
+    if (wakes && undone) undone = socket.request(disable_ipv6(target.name));
     if (undone) return moved.context(what);
     return Error(moved.error().code(),
                  what + ": " + moved.error().message() + "; and not all could be undone: " + undone.error().message());

@@ -53,9 +53,10 @@ Request delete_address(const Address& address, uint32_t ifindex);
 Request add_route(const Route& route, uint32_t ifindex);
 Request delete_route(const Route& route, uint32_t ifindex);
 
-// Moves all addresses and routes of link `from` to link `to`, which must be up. Between the first and the last step
-// lies one batch (well below a millisecond of CPU time); established connections survive. On an error everything is
-// back at `from`, as far as the kernel allowed. Refused for routes by next-hop objects.
+// Moves all addresses and routes of link `from` to link `to`, which must be up; for IPv6 addresses IPv6 is enabled
+// there. Between the first and the last step lies one batch (well below a millisecond of CPU time); established
+// connections survive. On an error everything is back at `from`, as far as the kernel allowed. Refused for routes by
+// next-hop objects.
 Status move_addresses(Socket& socket, uint32_t from, uint32_t to);
 
 }  // namespace banana::netlink

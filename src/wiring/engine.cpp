@@ -117,15 +117,11 @@ void Engine::joined_block(xconnect::PortKey port) {
 
 Result<bool> Engine::settle_port(int64_t now) {
     if (to_settle_.empty() || now - changed_ns_ < quiet_ns) return false;
-    while (!to_settle_.empty()) {
-        const auto port = to_settle_.front();
-        to_settle_.pop_front();
-        TRY_SET(const auto policy, crossconnect_.policy(port));
-        if (!policy) continue;  // it is gone
-        TRY(crossconnect_.attach_in_front(port));
-        return true;
-    }
-    return false;
+    const auto port = to_settle_.front();
+    to_settle_.pop_front();
+    TRY_SET(const auto policy, crossconnect_.policy(port));
+    if (policy) TRY(crossconnect_.attach_in_front(port));  // else it is gone, and that is not told yet
+    return true;
 }
 
 Result<Observed> Engine::observe(const Plan& plan) {

@@ -96,8 +96,7 @@ Result<std::vector<ProbeReply>> Prober::read() {
             if (errno == EINTR || errno == ENETDOWN) continue;  // ENETDOWN: a device went down, reported once
             return errno_error(errno, "read probe replies");
         }
-        if (size < static_cast<ssize_t>(sizeof(probe)) || probe.magic != htonl(XC_PROBE_MAGIC)) continue;
-        if (probe.version != XC_PROBE_VERSION || probe.type != XC_PROBE_REPLY) continue;
+        if (size < static_cast<ssize_t>(sizeof(probe))) continue;
         replies.push_back({static_cast<uint32_t>(from.sll_ifindex), to_big(probe.nonce),
                            static_cast<size_t>(size) + ETH_HLEN, monotonic_ns() - static_cast<int64_t>(probe.sent_ns)});
     }

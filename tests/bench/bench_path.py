@@ -12,7 +12,8 @@ import statistics
 import subprocess
 from dataclasses import dataclass
 
-from bench_world import (UNDERLAY_MTU, BenchError, Daemon, build_dir, cable, inside, ip, make_namespace, wait_settled)
+from bench_world import (START_TIMEOUT, UNDERLAY_MTU, BenchError, Daemon, build_dir, cable, inside, ip, make_namespace,
+                         wait_settled, wait_until)
 
 WARM_MS, MEASURE_MS = 300, 1000
 PORT = 5001
@@ -71,6 +72,8 @@ def wire_product(uplink_host: Daemon, guest_host: Daemon) -> None:
     control.call("corm.create", name="path", kind="uplink", device="eth1")
     control.close()
     control = guest_host.control()
+    wait_until(lambda: any(corm["name"].endswith("/path") for corm in control.call("corm.list")["corms"]),
+               START_TIMEOUT, "the guest's host to know Corm path")
     control.call("spike.adopt", name="path", device="sp0")
     wire = control.call("connect", spike="path", corm="path")
     control.close()

@@ -289,7 +289,9 @@ class Lab:
                 if pathlib.Path(f"/proc/{pid}/comm").read_text().strip() == program[:15] and \
                         os.stat(f"/proc/{pid}/ns/mnt").st_ino == mine:
                     found.append(pid)
-            except (FileNotFoundError, ProcessLookupError, PermissionError):  # one that gives its rights up is a child
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            except PermissionError:  # a daemon's child that has given its rights up, and runs another program soon
                 continue
         return found
 

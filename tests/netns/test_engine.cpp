@@ -437,5 +437,13 @@ TEST_CASE(
         CHECK(own_program(engine, "bnx0000000b") == program);
         must(engine.let_go("eth8"));
         CHECK(own_program(engine, "eth8") == 0);
+        // Ports that are gone are not settled.
+        Plan gone;
+        gone.absent = {"bnx0000000b"};
+        must(engine.realise(gone));
+        must(engine.realise(everything()));
+        CHECK(engine.unsettled() > 0);
+        must(engine.realise(gone));
+        CHECK(engine.unsettled() == 0);
     });
 }

@@ -47,7 +47,6 @@ void uplink(Bench& bench) {
     bench.make(set_up("lo"));
     BridgeSpec lan;
     lan.name = "br0";
-    lan.options.ipv6 = true;
     bench.make(create(lan));
     LinkOptions speaks;
     speaks.ipv6 = true;
@@ -105,6 +104,7 @@ TEST_CASE("a move that fails leaves both links as they were") {
     CHECK(why(moved).find("add address 10.3.0.1/16") != std::string::npos);
     CHECK(picture("eth") == before);
     CHECK(say("ip -o addr show dev br0 scope global") == target);
+    CHECK(bench.get("br0").ipv6_disabled);
 
     bench.make(set_down("br0"));
     CHECK(move_addresses(bench.socket, eth, br0).error().code() == Errc::refused);
