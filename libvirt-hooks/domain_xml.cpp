@@ -162,7 +162,10 @@ std::string corm_of(const Interface& interface) {
 }
 
 bool is_banana(const Interface& interface) {
-    return !corm_of(interface).empty() || (interface.type == "direct" && interface.dev.starts_with(device_prefix));
+    if (!corm_of(interface).empty()) return true;
+    // The kernel itself has devices of that prefix: bnep0, a Bluetooth network.
+    return interface.type == "direct" && interface.dev.starts_with(device_prefix) &&
+           parse_hex32(std::string_view(interface.dev).substr(device_prefix.size())).has_value();
 }
 
 bool DomainFacts::has_banana() const {

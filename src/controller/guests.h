@@ -67,6 +67,7 @@ private:
     bool is_in_anchor(const std::string& device, const std::string& corm) const;
     asio::awaitable<void> change_corm(std::string key, std::string corm);
     asio::awaitable<void> write_metadata(std::string uuid);
+    Async<void> write_hints(std::string uuid, bool persistent);
     asio::awaitable<void> unplugged(std::string key, std::string device);
 
     bool is_ours(const hooks::Interface& interface) const;

@@ -122,37 +122,47 @@ asio::awaitable<void> Guests::adopt(DomainFacts facts) {
 asio::awaitable<void> Guests::write_metadata(std::string uuid) {
     milliseconds wait = metadata_first_wait;
     for (int attempt = 0; attempt < metadata_attempts; ++attempt, wait *= 2) {
-        const auto xml = co_await node_.libvirt.domain_xml(uuid);
-        if (!xml && xml.error().code() == Errc::not_found) co_return;
-        const auto facts = xml ? hooks::parse_domain(*xml) : Result<DomainFacts>(xml.error());
-        if (facts) {
-            std::vector<hooks::SpikeMeta> metas;
-            for (const auto& interface : facts->interfaces) {
-                const auto mac = Mac::parse(interface.mac);
-                if (!is_ours(interface) || !mac) continue;
-                const hooks::SpikeMeta* old = facts->meta_of(interface);
-                hooks::SpikeMeta meta = old != nullptr ? *old : hooks::SpikeMeta{};
-                meta.interface = interface.name;
-                for (const auto& spike : spikes_.of_domain(uuid)) {
-                    if (spike.mac != *mac || !spike.attachment) continue;
-                    meta.name = spike.name;
-                    meta.home = spike.home;
-                    meta.corm = spike.corm;
-                    meta.epoch = spike.attachment->half.epoch;
-                    meta.uuid = uuid;
-                    meta.mac = interface.mac;
-                }
-                metas.push_back(std::move(meta));
-            }
-            const std::string text = hooks::format_domain_metadata(metas);
-            if (text == hooks::format_domain_metadata(facts->spikes)) co_return;
-            const auto written = co_await node_.libvirt.set_metadata(uuid, text);
-            if (written || written.error().code() == Errc::not_found) co_return;
-            log::debug("domain {}: {}", uuid, written.error().message());
-        }
+        Status written = co_await write_hints(uuid, false);
+        if (written) written = co_await write_hints(uuid, true);
+        if (written || written.error().code() == Errc::not_found) co_return;
+        log::debug("domain {}: {}", uuid, written.error().message());
         co_await node_.sleep(wait);  // a migration is under way, or libvirt is away
     }
     log::warning("domain {}: its metadata could not be written; hints for a later migration are missing", uuid);
+}
+
+// Each definition keeps what its user wishes: the persistent one's counts from the next start.
+Async<void> Guests::write_hints(std::string uuid, bool persistent) {
+    CO_TRY_SET(const std::string xml,
+               co_await node_.libvirt.domain_xml(uuid, persistent ? VIR_DOMAIN_XML_INACTIVE : 0));
+    CO_TRY_SET(const auto facts, hooks::parse_domain(xml));
+    if (!facts.problem.empty()) {
+        log::warning("domain {}: its metadata is left as it is: {}", facts.name, facts.problem);
+        co_return Status();
+    }
+    std::vector<hooks::SpikeMeta> metas;
+    for (const auto& interface : facts.interfaces) {
+        const auto mac = Mac::parse(interface.mac);
+        if (!is_ours(interface) || !mac) continue;
+        const hooks::SpikeMeta* old = facts.meta_of(interface);
+        hooks::SpikeMeta meta = old != nullptr ? *old : hooks::SpikeMeta{};
+        meta.interface = interface.name;
+        for (const auto& spike : spikes_.of_domain(uuid)) {
+            if (spike.mac != *mac || !spike.attachment) continue;
+            meta.name = spike.name;
+            meta.home = spike.home;
+            meta.corm = spike.corm;
+            meta.epoch = spike.attachment->half.epoch;
+            meta.uuid = uuid;
+            meta.mac = interface.mac;
+        }
+        // An entry of ours bears the uuid: without it would be a user's, which a start may be refused for.
+        if (old != nullptr || !meta.uuid.empty()) metas.push_back(std::move(meta));
+    }
+    const std::string text = hooks::format_domain_metadata(metas);
+    if (text == hooks::format_domain_metadata(facts.spikes)) co_return Status();
+    co_return co_await node_.libvirt.set_metadata(uuid, text,
+                                                  persistent ? VIR_DOMAIN_AFFECT_CONFIG : VIR_DOMAIN_AFFECT_LIVE);
 }
 
 }  // namespace banana::controller

@@ -130,10 +130,12 @@ public:
     // Answers at any moment of a migration (no domain lock is waited for).
     Awaitable<DomainJob> job(std::string uuid, Milliseconds deadline = default_deadline);
 
-    // The element <banana:domain> of the domain's <metadata>; "" when it has none, and to remove it. Written to the
-    // running definition, the persistent one, or both, whichever exist. libvirt refuses to write during a migration.
+    // The element <banana:domain> of the domain's <metadata>; "" when it has none, and to remove it. `flags`:
+    // VIR_DOMAIN_AFFECT_LIVE, _CONFIG or both; of these it is written to the definitions that exist. libvirt refuses to
+    // write during a migration.
     Awaitable<std::string> get_metadata(std::string uuid, Milliseconds deadline = default_deadline);
-    Awaitable<void> set_metadata(std::string uuid, std::string xml, Milliseconds deadline = default_deadline);
+    Awaitable<void> set_metadata(std::string uuid, std::string xml, unsigned flags,
+                                 Milliseconds deadline = default_deadline);
 
     // One QMP command as JSON text → QEMU's reply as JSON text (see qmp/libvirt_transport.h). Taints the domain.
     Awaitable<std::string> monitor_command(std::string uuid, std::string json,

@@ -87,8 +87,10 @@ Result<std::string> read_metadata(virDomainPtr domain, const std::string& what) 
     return last_error(what);
 }
 
-Status write_metadata(virDomainPtr domain, const std::string& xml, const std::string& what) {
-    TRY_SET(const unsigned flags, definitions(domain, what));
+Status write_metadata(virDomainPtr domain, const std::string& xml, unsigned wanted, const std::string& what) {
+    TRY_SET(unsigned flags, definitions(domain, what));
+    flags &= wanted;
+    if (flags == 0) return {};
     if (virDomainSetMetadata(domain, VIR_DOMAIN_METADATA_ELEMENT, xml.empty() ? nullptr : xml.c_str(), metadata_prefix,
                              metadata_uri, flags) < 0)
         return last_error(what);
@@ -151,11 +153,12 @@ Libvirt::Awaitable<std::string> Libvirt::get_metadata(std::string uuid, Millisec
                                          });
 }
 
-Libvirt::Awaitable<void> Libvirt::set_metadata(std::string uuid, std::string xml, Milliseconds deadline) {
+Libvirt::Awaitable<void> Libvirt::set_metadata(std::string uuid, std::string xml, unsigned flags,
+                                               Milliseconds deadline) {
     const std::string what = "write the metadata of " + object(uuid);
-    return LibvirtCore::run<void>(core_, what, deadline, [what, uuid, xml](virConnectPtr connection) -> Status {
+    return LibvirtCore::run<void>(core_, what, deadline, [what, uuid, xml, flags](virConnectPtr connection) -> Status {
         TRY_SET(const DomainOwner domain, find(connection, uuid, what));
-        return write_metadata(domain.get(), xml, what);
+        return write_metadata(domain.get(), xml, flags, what);
     });
 }
 

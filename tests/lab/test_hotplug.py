@@ -192,6 +192,45 @@ class Hotplug(LabCase):
         self.assertEqual(self.wires("hv1", name), before)
         self.reach_whole(ADDRESS)
 
+    def set_metadata(self, wire: str, definition: str) -> None:
+        self.lab.virsh("hv2", "metadata", "plug", "--uri", "urn:banana:1", "--key", "banana", definition,
+                       "--set", f"<domain><spike interface='net0' wire='{wire}'/></domain>")
+
+    def plug(self, index: int, mtu: int | None = None) -> None:
+        self.device("hv2", "attach-device", lab_guest.nic_xml("plug", Nic(network="banana-lab", mtu=mtu), index),
+                    "--live")
+
+    def await_said(self, words: str) -> None:
+        wait_until(lambda: words in lab_product.bananad_log(self.lab, "hv2"), PATIENCE, f"bananad to say '{words}'")
+
+    def test_each_definition_keeps_its_own_wishes(self) -> None:
+        """What was changed for the next start, while NICs are plugged; one that is not wired leaves nothing."""
+        self.start(self.guest(), "hv2")
+        self.await_metadata("hv2", "plug", "--inactive")
+        self.set_metadata("dtls", "--config")
+        self.plug(1, mtu=9000)
+        self.await_said("its MTU 9000 is larger")
+        self.plug(2)
+        self.await_spike("hv2", "hv2/plug/net2")
+        wait_until(lambda: [one["interface"] for one in self.metadata("hv2", "plug")] == ["net0", "net2"], PATIENCE,
+                   "hints of both interfaces that are wired")
+        self.assertEqual(self.await_metadata("hv2", "plug", "--inactive", wire="dtls")["interface"], "net0")
+        self.assertEqual(len(self.metadata("hv2", "plug", "--inactive")), 1)
+        self.assertEqual(self.wires("hv1", "hv2/plug/net0")[0]["format"], "vxlan")
+        self.lab.virsh("hv2", "destroy", "plug")
+        self.lab.virsh("hv2", "start", "plug")
+        self.await_spike("hv2", "hv2/plug/net0")
+        self.assertEqual(self.wires("hv1", "hv2/plug/net0")[0]["format"], "dtls")
+
+    def test_metadata_with_an_error_stays(self) -> None:
+        self.start(self.guest(), "hv2")
+        self.await_metadata("hv2", "plug")
+        self.set_metadata("dtsl", "--live")
+        self.plug(1)
+        self.await_spike("hv2", "hv2/plug/net1")
+        self.await_said("its metadata is left as it is: ")
+        self.assertEqual(self.metadata("hv2", "plug"), [{"interface": "net0", "wire": "dtsl"}])
+
     def test_move_to_a_corm_that_cannot_be_reached_yet(self) -> None:
         box = Box(self, "hv1", "laterbox", "10.77.0.38/24")
         self.banana("hv1", "spike", "adopt", "laterbox", "--device", "laterbox")

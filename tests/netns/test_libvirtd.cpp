@@ -145,7 +145,8 @@ void events_and_calls() {
     auto refused = world.await(world.libvirt.monitor_command(uuid, "no json"));
     EXPECT(!refused.ok() && refused.error().message().find("send a monitor command to domain") == 0);
 
-    EXPECT_OK(world.await(world.libvirt.set_metadata(uuid, "<domain><spike interface='net0'/></domain>")));
+    EXPECT_OK(world.await(world.libvirt.set_metadata(uuid, "<domain><spike interface='net0'/></domain>",
+                                                     VIR_DOMAIN_AFFECT_LIVE | VIR_DOMAIN_AFFECT_CONFIG)));
     EXPECT(world.sees("vm urn:banana:1"));
     for (unsigned flags : {0u, static_cast<unsigned>(VIR_DOMAIN_XML_INACTIVE)}) {
         auto xml = world.await(world.libvirt.domain_xml(uuid, flags));

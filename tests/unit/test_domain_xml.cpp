@@ -80,6 +80,8 @@ TEST_CASE("what is Banana's and what is not") {
     CHECK(is_banana(Interface{.type = "direct", .dev = "bne00000001"}));
     CHECK_FALSE(is_banana(Interface{.type = "direct", .dev = "eth0"}));
     CHECK_FALSE(is_banana(Interface{.type = "ethernet", .dev = "bne00000001"}));
+    for (const char* foreign : {"bnep0", "bnet0", "bne", "bne0000001", "bne000000001", "bne0000000x"})
+        CHECK_FALSE(is_banana(Interface{.type = "direct", .dev = foreign}));
     // What libvirt makes of a running guest's <source> when its link state is set.
     const auto facts = read(domain("<interface type='bridge'><source bridge='bn-lab'/></interface>"));
     CHECK(is_banana(facts.interfaces[0]));

@@ -134,7 +134,8 @@ TEST_CASE("libvirt: metadata is written, announced, read and removed") {
     REQUIRE((domains.ok() && domains->size() == 1));
     const std::string uuid = domains->front().domain.uuid;
     CHECK(*world.await(world.libvirt.get_metadata(uuid)) == "");
-    REQUIRE(world.await(world.libvirt.set_metadata(uuid, "<domain><spike interface='net0'/></domain>")).ok());
+    constexpr unsigned both = VIR_DOMAIN_AFFECT_LIVE | VIR_DOMAIN_AFFECT_CONFIG;
+    REQUIRE(world.await(world.libvirt.set_metadata(uuid, "<domain><spike interface='net0'/></domain>", both)).ok());
     CHECK(world.until([&] { return world.events.contains("test urn:banana:1"); }));
     auto metadata = world.await(world.libvirt.get_metadata(uuid));
     REQUIRE(metadata.ok());
@@ -144,7 +145,7 @@ TEST_CASE("libvirt: metadata is written, announced, read and removed") {
         REQUIRE(xml.ok());
         CHECK(xml->find("<banana:domain xmlns:banana=\"urn:banana:1\">") != std::string::npos);
     }
-    REQUIRE(world.await(world.libvirt.set_metadata(uuid, "")).ok());
+    REQUIRE(world.await(world.libvirt.set_metadata(uuid, "", both)).ok());
     CHECK(*world.await(world.libvirt.get_metadata(uuid)) == "");
 }
 
