@@ -100,7 +100,7 @@ Result<std::string> BlockingClient::read_line(int64_t deadline_ns) {
             return line;
         }
         scanned = buffer_.size();
-        if (scanned > json_max_bytes) return Error("bananad's answer is too long");
+        if (scanned > control_answer_max) return Error("bananad's answer is too long");
         const ssize_t n = ::recv(fd_.get(), chunk.data(), chunk.size(), 0);
         if (n > 0) {
             buffer_.append(chunk.data(), static_cast<size_t>(n));
@@ -129,7 +129,7 @@ Result<Json> BlockingClient::call(const std::string& method, const Json& params,
     }
     while (true) {
         TRY_SET(const std::string text, read_line(deadline));
-        auto reply = Json::parse(text);
+        auto reply = Json::parse(text, control_answer_max);
         if (!reply) return reply.error().context("bananad's answer");
         const bool answer = reply->has("result") || reply->has("error");
         // An error without an id: the daemon could not read the request, or takes no more connections.

@@ -14,6 +14,9 @@
 
 namespace banana::rpc {
 
+// Lists are answered whole: of 12 000 Spikes, 900 bytes each, and more.
+inline constexpr size_t control_answer_max = 16u << 20;
+
 class BlockingClient {
 public:
     static Result<BlockingClient> connect(const std::string& path, std::chrono::milliseconds timeout);

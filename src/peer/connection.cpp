@@ -207,9 +207,9 @@ asio::awaitable<void> Connection::Impl::serve(Self self, std::shared_ptr<const H
         if (request.id) line = encode_error(*request.id, code_internal, "internal error", Errc::failed);
     }
     --impl.serving;
-    if (line.size() > impl.limits.max_line + 1) {
+    if (line.size() > impl.limits.max_answer + 1) {
         const std::string text =
-            fmt::format("the answer has {} bytes; a message holds {}", line.size(), impl.limits.max_line);
+            fmt::format("the answer has {} bytes; a message holds {}", line.size(), impl.limits.max_answer);
         line = encode_error(*request.id, Error(Errc::failed, text));
     }
     if (!line.empty()) impl.enqueue(*self, std::move(line));

@@ -11,6 +11,7 @@
 #include <cerrno>
 #include <set>
 
+#include "base/control_client.h"
 #include "base/lock_file.h"
 #include "peer/codec.h"
 #include "peer/spawn.h"
@@ -129,6 +130,8 @@ void ControlServer::Impl::admit(Local::socket socket) {
     }
     Limits limits;
     limits.idle_timeout = options.idle_timeout;
+    limits.max_answer = control_answer_max;
+    limits.max_queued += control_answer_max;
     auto stream = std::make_unique<AsioStream<Local::socket>>(std::move(socket), explain);
     // The set keeps it while it is open; the weak pointers keep the end of one from reviving the other.
     auto link = std::make_shared<std::weak_ptr<Connection>>();

@@ -67,10 +67,11 @@ public:
 
 struct Limits {
     size_t max_line = json_max_bytes;
-    size_t max_serving = 64;           // requests in service; further ones are answered `busy`
-    size_t max_calls = 1024;           // own calls under way
-    size_t max_queued = 4u << 20;      // bytes of output that wait; past it the connection is closed
-    milliseconds line_timeout{10000};  // a line that has begun must end
+    size_t max_answer = json_max_bytes;  // what goes out in answer to a request
+    size_t max_serving = 64;             // requests in service; further ones are answered `busy`
+    size_t max_calls = 1024;             // own calls under way
+    size_t max_queued = 4u << 20;        // bytes of output that wait; past it the connection is closed
+    milliseconds line_timeout{10000};    // a line that has begun must end
     milliseconds write_timeout{10000};
     milliseconds idle_timeout{0};   // closed after so long without input while nothing is in service; 0: never
     bool silence_is_death = false;  // idle_timeout counts while requests are in service, too

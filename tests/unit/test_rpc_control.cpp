@@ -37,6 +37,9 @@ struct World {
         methods.on("fail", [](Context&, Json) -> asio::awaitable<Result<Json>> {
             co_return Error(Errc::exists, "corm lab: exists already");
         });
+        methods.on("list", [](Context&, Json params) -> asio::awaitable<Result<Json>> {
+            co_return std::string(static_cast<size_t>(params.as_int()), 'x');
+        });
     }
     ~World() { fs::remove_all(folder); }
     ControlOptions options() const {
@@ -102,6 +105,13 @@ TEST_CASE("control socket: calls, errors, and its mode") {
         CHECK(failed.error().message() == "corm lab: exists already");
         CHECK(client->call("nothing", {}, 2s).error().code() == Errc::unsupported);
         CHECK(client->call("echo", std::string(json_max_bytes, 'x'), 2s).error().code() == Errc::invalid);
+        // A long list is an answer; the next call is served as ever.
+        constexpr int64_t most = control_answer_max;
+        const auto list = client->call("list", most - 100, 10s);
+        REQUIRE(list.ok());
+        CHECK(list->as_string().size() == most - 100);
+        CHECK(client->call("list", most, 10s).error().message().ends_with("bytes; a message holds 16777216"));
+        CHECK(client->call("fail", {}, 2s).error().code() == Errc::exists);
         return 0;
     });
     CHECK(world.until([&] { return server.connections() == 0; }));
