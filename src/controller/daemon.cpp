@@ -277,7 +277,7 @@ void Daemon::Impl::link_event(const netlink::Event& event) {
     if (event.kind == Kind::link_set) {
         guests->link_set(*event.link);
         corms->link_set(*event.link);
-        spikes->link_set(event.link->name);
+        spikes->link_set(*event.link);
     } else if (event.kind == Kind::link_deleted) {
         node->engine.link_gone(event.link->index);
         guests->link_deleted(event.link->name);

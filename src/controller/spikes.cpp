@@ -348,11 +348,18 @@ Async<void> Spikes::release(std::string key, bool forget) {
     co_return save(spike);
 }
 
-void Spikes::link_set(const std::string& device) {
-    const Spike* spike = by_device(device);
+void Spikes::link_set(const netlink::Link& link) {
+    const Spike* spike = by_device(link.name);
     if (spike == nullptr || spike->kind != SpikeKind::netdev) return;
-    if (spike->state != SpikeState::wired && spike->stage == 0) return;
-    if (!node_.engine.remembers(device)) node_.spawn(reattach(spike->key), "attaching a device that is back");
+    const bool wired = spike->state == SpikeState::wired;
+    if (!wired && spike->stage == 0) return;
+    bool fresh = !node_.engine.remembers(link.name);
+    // Whoever asked for its index before this event has made it known again.
+    if (wired && !fresh) {
+        const auto policy = node_.engine.crossconnect().policy({link.index, wiring::Direction::ingress});
+        fresh = policy && !*policy;
+    }
+    if (fresh) node_.spawn(reattach(spike->key), "attaching a device that is back");
 }
 
 asio::awaitable<void> Spikes::reattach(std::string key) {

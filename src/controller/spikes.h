@@ -26,7 +26,7 @@ public:
     void verify_with(const std::string& peer);  // tells it what could not be told, asks if its side of wires stands
     void choose_stages();                       // at start: adopted netdevs of an earlier version get one
     void stage_all();                           // adopted netdevs into their stages (wiring/headroom.h)
-    void link_set(const std::string& device);   // an adopted netdev may be back
+    void link_set(const netlink::Link& link);   // an adopted netdev may be back
     asio::awaitable<void> retry_loop();         // tells of releases, and makes lost wires anew, again and again
     asio::awaitable<void> settle();             // after start: gives up what a crash left half built
 

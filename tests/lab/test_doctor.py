@@ -5,9 +5,11 @@
 """
 
 import contextlib
+import json
 import pathlib
 import re
 import shutil
+import socket
 import sys
 import tempfile
 import unittest
@@ -183,6 +185,21 @@ class DoctorTest(unittest.TestCase):
                 self.make_device(host)
                 self.await_well(host)
                 self.assertEqual([one["problem"] for one in product.spikes(self.lab, host)], [""])
+
+    def test_an_adopted_device_that_is_asked_for_as_it_comes_back(self) -> None:
+        """The question is read before the news of the device, which is there by then."""
+        for host, name in SPIKES.items():
+            question = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "wire.show", "params": {"name": name}}) + "\n"
+            with self.subTest(host), socket.socket(socket.AF_UNIX) as control:
+                control.connect(product.socket_path(self.lab, host))
+                answers = control.makefile("rb")
+                self.lab.exec(host, "ip", "link", "del", "q0")
+                self.await_check(host, "adopted devices", False, "device q0 of Spike .* is not there")
+                with product.hanging(self.lab, host):
+                    control.sendall(question.encode())
+                    self.make_device(host)
+                self.assertIn(b'"result"', answers.readline())
+                self.await_well(host)
 
     def test_an_uplink_that_is_gone(self) -> None:
         self.lab.exec("hv1", "ip", "link", "add", "u0", "type", "veth", "peer", "name", "u1")
