@@ -174,13 +174,14 @@ Status check_issue_options(const IssueOptions& options) {
 }
 
 // Beside a host's files stands the CA's certificate; another CA's is not replaced unasked.
-Status copy_ca(const std::string& pem, const std::string& to, bool overwrite) {
-    auto there = read_file(to);
+Status add_ca(std::vector<NewFile>& files, const std::string& pem, const std::string& to, bool overwrite) {
+    const auto there = read_file(to);
     if (there && *there == pem) return {};
     if (there && !overwrite)
         return Error(Errc::exists,
                      fmt::format("write {}: another CA's certificate is there; --overwrite replaces it", to));
-    return write_files({{to, pem, 0644}}, overwrite);
+    files.push_back({to, pem, 0644});
+    return {};
 }
 
 // Hosts' certificates in a directory that `ca` has not signed. What cannot be read is nobody's.
@@ -243,8 +244,9 @@ Result<Issued> issue(const IssueOptions& options) {
     TRY_SET(const std::string certificate_text, certificate_pem(certificate.get()));
     TRY_SET(const std::string key_text, key_pem(key.get()));
     TRY(make_private_dir(folder));
-    if (folder != options.dir) TRY(copy_ca(ca.pem, out.ca, options.overwrite));
-    TRY(write_files({{out.key, key_text, 0600}, {out.certificate, certificate_text, 0644}}, options.overwrite));
+    std::vector<NewFile> files{{out.key, key_text, 0600}, {out.certificate, certificate_text, 0644}};
+    if (folder != options.dir) TRY(add_ca(files, ca.pem, out.ca, options.overwrite));
+    TRY(write_files(files, options.overwrite));
     out.foreign = foreign_certificates(folder, ca.certificate.get());
     return out;
 }

@@ -150,6 +150,12 @@ TEST_CASE("pki: --out takes the CA's certificate along, and no key of it") {
     REQUIRE(init(init_in(dir)).ok());
     auto options = issue_in(dir, "hv2");
     options.out = folder / "hv2";
+    // All of them or none.
+    std::filesystem::create_directory(options.out);
+    std::ofstream(options.out + "/hv2.crt") << "somebody's";
+    CHECK(issue(options).error().code() == Errc::exists);
+    CHECK(folder.names("hv2") == std::set<std::string>{"hv2.crt"});
+    std::filesystem::remove_all(options.out);
     REQUIRE(issue(options).ok());
     CHECK(folder.names("hv2") == std::set<std::string>{"ca.crt", "hv2.crt", "hv2.key"});
     CHECK(mode_of(options.out) == 0700);
