@@ -151,17 +151,17 @@ Status Wires::check_home(const std::string& spike, const std::string& host) cons
                  fmt::format("Spike {} is of host {}, not of host {}", spike, model::name_home(spike), host));
 }
 
-// One host cannot take what all are to share: another has at most half, however many Spikes it says that it has.
+// One host cannot take what all are to share: another has at most three quarters, whatever Spikes it says that it has.
 Status Wires::check_room(const std::string& spike, const std::string& host) const {
     if (table_.find(spike) != nullptr) return {};
-    const int64_t most = node_.config.limits.max_wires, share = std::max<int64_t>(1, most / 2);
+    const int64_t most = node_.config.limits.max_wires, share = std::max<int64_t>(1, most * 3 / 4);
     if (static_cast<int64_t>(ports_.size()) >= most)
         return Error(Errc::refused, fmt::format("host {} carries {} wires, its limit (limits.max_wires)",
                                                 node_.config.host, ports_.size()));
     const auto owned = owned_.find(host);
     if (host == node_.config.host || owned == owned_.end() || static_cast<int64_t>(owned->second) < share) return {};
     return Error(Errc::refused, fmt::format("host {} carries {} wires of host {}, the most that one other host may "
-                                            "have (half of limits.max_wires)",
+                                            "have (three quarters of limits.max_wires)",
                                             node_.config.host, owned->second, host));
 }
 

@@ -294,7 +294,7 @@ class StraysTest(unittest.TestCase):
         before = config.read_text()
         self.addCleanup(self.banana, "hv1", "reload")
         self.addCleanup(config.write_text, before)
-        config.write_text(before.replace("[libvirt]", "[limits]\nmax_wires = 7\n\n[libvirt]"))
+        config.write_text(before.replace("[libvirt]", "[limits]\nmax_wires = 4\n\n[libvirt]"))
         self.banana("hv1", "reload")
         opening = {"name": "hv3/x/net0", "allow_any_mac": True, "corm": "hv1/lab", "preference": "vxlan"}
         keys = [f"{number:08}-0000-0000-0000-000000000000/52:54:00:00:02:{number:02x}" for number in range(5)]
