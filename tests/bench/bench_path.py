@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from bench_world import (START_TIMEOUT, UNDERLAY_MTU, BenchError, Daemon, build_dir, cable, inside, ip, make_namespace,
                          wait_settled, wait_until)
 
-WARM_MS, MEASURE_MS = 300, 1000
+WARM_MS, MEASURE_MS = 200, 500
 PORT = 5001
 GUEST, EXT = "10.88.0.2", "10.88.0.1"
 

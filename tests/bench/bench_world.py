@@ -36,6 +36,7 @@ def isolate() -> None:
             kind = "bpf" if directory.endswith("bpf") else "tmpfs"
             run(["mount", "-t", kind, kind, directory])
         run(["ip", "link", "set", "lo", "up"])
+        os.setsid()  # for own_the_cpus()
         return
     if os.geteuid() != 0:
         raise SystemExit("bench-vxlan needs root: it makes namespaces and links")
@@ -48,6 +49,16 @@ def isolate() -> None:
         sys.exit(subprocess.run(command, env={**os.environ, INSIDE: "1"}, check=False).returncode)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def own_the_cpus() -> None:
+    """The kernel shares CPUs among sessions first: ours goes before others', whatever their processes' priorities. Which of
+    ours runs is as ever."""
+    for path in pathlib.Path("/proc").glob("[0-9]*/autogroup"):
+        try:
+            path.write_text("-20", encoding="ascii")
+        except OSError:
+            pass  # it has just ended, or the kernel has no such thing
 
 
 def build_dir() -> pathlib.Path:
