@@ -120,7 +120,11 @@ Status UnixTransport::wait_input(Milliseconds timeout) {
 
 Status UnixTransport::wait_ready(Milliseconds timeout) {
     const int64_t deadline = deadline_after(timeout);
-    while (session_.state() != State::ready) TRY(wait_input(Milliseconds(remaining_ms(deadline))));
+    while (session_.state() != State::ready) {
+        TRY(wait_input(Milliseconds(remaining_ms(deadline))));
+        if (session_.state() != State::ready && monotonic_ns() >= deadline)
+            return Error(Errc::timeout, fmt::format("QEMU was not ready within {} ms", timeout.count()));
+    }
     return {};
 }
 
@@ -130,6 +134,8 @@ Result<Json> UnixTransport::call(const std::string& command, const Json& argumen
     const int64_t id = session_.execute(command, arguments, [&answer](Result<Json> result) { answer = result; });
     while (!answer) {
         auto waited = wait_input(Milliseconds(remaining_ms(deadline)));
+        // Events without end are no reply.
+        if (waited && monotonic_ns() >= deadline) waited = Error(Errc::timeout, "no reply");
         if (answer || waited) continue;
         // The callback refers to this frame: it must be gone before we are.
         session_.cancel(id);

@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 #include <sys/socket.h>
 
+#include <atomic>
 #include <thread>
 
 #include "base/clock.h"
@@ -113,6 +114,30 @@ TEST_CASE("qmp unix: a QEMU that is silent meets the deadline, and its late repl
     REQUIRE(next.ok());
     CHECK_FALSE(next->get("late").as_bool(true));
     CHECK(transport->session().stray_replies() == 1);
+    transport.reset();
+}
+
+TEST_CASE("qmp unix: events without end do not put a deadline off") {
+    std::atomic<bool> enough = false;
+    {
+        FakeQemu qemu([&](FakeQemu& q) {
+            q.greet();
+            q.hear();
+            while (!enough) q.say(stop_event);
+        });
+        auto transport = qemu.transport();
+        CHECK(transport->call("slow", {}, Milliseconds(100)).error().message() == "QMP slow: no reply within 100 ms");
+        enough = true;
+        transport.reset();
+    }
+    enough = false;
+    FakeQemu qemu([&](FakeQemu& q) {
+        q.say(hello);
+        while (!enough) q.say(stop_event);
+    });
+    auto transport = qemu.transport();
+    CHECK(transport->wait_ready(Milliseconds(100)).error().code() == Errc::timeout);
+    enough = true;
     transport.reset();
 }
 
