@@ -148,7 +148,7 @@ struct CrossConnect::Impl {
     bool owns_clsact(PortKey port) const;
     Status put_policy(PortKey port, const Policy& policy, bool own_clsact) const;
     const Program& program(PortKey port) const { return objects.programs[static_cast<size_t>(port.direction)]; }
-    Status ensure_counters(PortKey port);
+    Status ensure_slot(PortKey port);
 };
 
 CrossConnect::CrossConnect(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -190,14 +190,10 @@ Status CrossConnect::Impl::write(PortKey port, const xc_port& value, const std::
     return errno_error(errno, what);
 }
 
-Status CrossConnect::Impl::ensure_counters(PortKey port) {
+Status CrossConnect::Impl::ensure_slot(PortKey port) {
     const auto what = "make counters of " + port.text();
     TRY_SET(auto value, read(port));
     if (value.slot != 0) return {};
-    auto key = to_abi(port);
-    std::vector<xc_counters> blank(static_cast<size_t>(cpus));
-    if (bpf_map_update_elem(objects.counters.get(), &key, blank.data(), BPF_NOEXIST) < 0 && errno != EEXIST)
-        return errno_error(errno, what);
     value.slot = slots.take();
     if (value.slot == 0) return Error(fmt::format("{}: all {} are taken", what, objects.slots - 1));
     std::vector<xc_count> none(static_cast<size_t>(cpus));
@@ -209,7 +205,7 @@ Status CrossConnect::Impl::ensure_counters(PortKey port) {
 }
 
 Status CrossConnect::prepare(PortKey port, const Policy& policy) {
-    TRY(impl_->ensure_counters(port));
+    TRY(impl_->ensure_slot(port));
     return set_policy(port, policy);
 }
 
@@ -331,8 +327,11 @@ Result<Counters> CrossConnect::counters(PortKey port) const {
     std::vector<xc_counters> rare(cpus);
     std::vector<xc_count> passed(cpus);
     auto key = to_abi(port);
-    if (bpf_map_lookup_elem(impl_->objects.counters.get(), &key, rare.data()) < 0) return errno_error(errno, what);
     TRY_SET(auto value, impl_->read(port));
+    // Without a drop or probe there is no element.
+    if (bpf_map_lookup_elem(impl_->objects.counters.get(), &key, rare.data()) < 0 &&
+        (errno != ENOENT || value.slot == 0))
+        return errno_error(errno, what);
     if (bpf_map_lookup_elem(impl_->objects.passed.get(), &value.slot, passed.data()) < 0)
         return errno_error(errno, what);
     Counters sum;

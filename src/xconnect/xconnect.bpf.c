@@ -39,7 +39,8 @@ struct {
     __type(value, struct xc_count);
 } passed SEC(".maps");
 
-// The element of key {0, 0} takes the drops of ports that nobody registered.
+// An element is made with a port's first drop or probe; most ports never have one. The element of key {0, 0} takes the
+// drops of ports that nobody registered, and those for which the kernel has no memory at that moment.
 struct {
     __uint(type, BPF_MAP_TYPE_PERCPU_HASH);
     __uint(map_flags, BPF_F_NO_PREALLOC);
@@ -69,6 +70,10 @@ static __always_inline void count(struct xc_count* c, __u32 bytes) {
 
 static __always_inline struct xc_counters* counters_of(const struct xc_key* key) {
     struct xc_counters* counts = bpf_map_lookup_elem(&counters, key);
+    if (counts) return counts;
+    struct xc_counters none = {};
+    bpf_map_update_elem(&counters, key, &none, BPF_NOEXIST);  // another CPU may have been first
+    counts = bpf_map_lookup_elem(&counters, key);
     struct xc_key unknown = {};
     return counts ? counts : bpf_map_lookup_elem(&counters, &unknown);
 }
