@@ -35,6 +35,7 @@ Node::Node(asio::io_context& io_context, Config configuration, wiring::Engine en
     : io(io_context),
       config(std::move(configuration)),
       engine(std::move(engine_)),
+      plans(io, engine),
       store(std::move(store_)),
       locks(io),
       prober(io),

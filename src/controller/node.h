@@ -11,6 +11,7 @@
 #include "controller/config.h"
 #include "controller/keylock.h"
 #include "controller/libvirt.h"
+#include "controller/plan_queue.h"
 #include "controller/prober.h"
 #include "controller/tunnel.h"
 #include "model/host.h"
@@ -54,6 +55,7 @@ public:
     asio::io_context& io;
     Config config;
     wiring::Engine engine;
+    PlanQueue plans;  // to the engine
     registry::Store store;
     rpc::Dispatcher dispatcher;  // what peers, and this host itself, may call
     rpc::Dispatcher control;     // what root on this host may call: the CLI, the hooks

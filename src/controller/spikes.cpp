@@ -251,7 +251,7 @@ Async<void> Spikes::build_once(Spike spike, Json grant, SpikeState as) {
     }
     CO_TRY(spike.move(grant.is_null() ? as : SpikeState::incoming));
     Status built = save(spike);
-    if (built) built = node_.engine.realise(wiring::plan_spike(node_.site(), spike));
+    if (built) built = co_await node_.plans.realise(wiring::plan_spike(node_.site(), spike));
     if (built) built = co_await probe(spike);
     if (built) co_return built;
     (void)node_.engine.realise(wiring::plan_spike_gone(spike));

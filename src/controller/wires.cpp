@@ -237,19 +237,19 @@ Json Wires::attachment(const model::Corm& corm, const Wire& wire, const Half& ha
 }
 
 // Stores, then builds. What cannot be built is stored as given up again, so that records and kernel agree.
-Result<Json> Wires::commit(const model::Corm& corm, Wire wire, const std::string& host,
-                           const std::vector<Half>& retired) {
-    TRY(save(wire));
+Async<Json> Wires::commit(model::Corm corm, Wire wire, std::string host, std::vector<Half> retired) {
+    CO_TRY(save(wire));
     const Half half = *wire.half_of(host);
-    if (const Status built = node_.engine.realise(wiring::plan_wire(node_.site(), corm, wire, retired)); !built) {
+    const Status built = co_await node_.plans.realise(wiring::plan_wire(node_.site(), corm, wire, retired));
+    if (!built) {
         (void)close_half(wire.spike, host, half.epoch, false);
         retire(retired);
-        return built.error().context("wire Spike " + wire.name + " to Corm " + corm.full_name());
+        co_return built.error().context("wire Spike " + wire.name + " to Corm " + corm.full_name());
     }
     retire(retired);
     Json answer = attachment(corm, wire, half);
     answer.set("name", wire.name);
-    return answer;
+    co_return answer;
 }
 
 Async<void> Wires::evict(std::string spike) {

@@ -77,8 +77,7 @@ private:
     Result<uint32_t> free_connector();
     uint32_t free_port() const;
     std::string free_name(const std::string& name, const std::string& spike) const;
-    Result<Json> commit(const model::Corm& corm, model::Wire wire, const std::string& host,
-                        const std::vector<model::Half>& retired);
+    Async<Json> commit(model::Corm corm, model::Wire wire, std::string host, std::vector<model::Half> retired);
     Status close_half(const std::string& spike, const std::string& host, uint64_t epoch, bool handed_over);
     void retire(const std::vector<model::Half>& halves);
     asio::awaitable<void> drain(std::vector<model::Half> halves);

@@ -91,7 +91,7 @@ Async<Json> Wires::open(const rpc::Context& context, Json params) {
     CO_TRY_SET(Half half, make_half(who.host, corm, preference));
     half.device = half.format == Format::native ? params.get("device").as_string() : "";
     CO_TRY(wire.open(std::move(half)));
-    co_return commit(corm, std::move(wire), who.host, retired);
+    co_return co_await commit(corm, std::move(wire), who.host, retired);
 }
 
 Async<Json> Wires::prepare(const rpc::Context& context, Json params) {
@@ -124,7 +124,7 @@ Async<Json> Wires::prepare(const rpc::Context& context, Json params) {
     CO_TRY_SET(Half half, make_half(host, corm, preference));
     CO_TRY(wire.prepare(std::move(half)));
     wire.granted_until = grant.expires;
-    co_return commit(corm, std::move(wire), host, retired);
+    co_return co_await commit(corm, std::move(wire), host, retired);
 }
 
 Async<Json> Wires::attach(const rpc::Context& context, Json params) {

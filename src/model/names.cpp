@@ -119,7 +119,6 @@ std::string anchor_device(std::string_view corm_short) { return "bn-" + std::str
 
 std::string corm_bridge_device(uint32_t corm_id) { return device("bnb", corm_id); }
 std::string port_device(uint32_t port_id) { return device("bnc", port_id); }
-std::string port_stub_device(uint32_t port_id) { return device("bnp", port_id); }
 std::string wire_device(uint32_t connector) { return device("bnx", connector); }
 std::string tunnel_device(uint32_t connector) { return device("bnd", connector); }
 std::string lower_device(uint32_t spike_id) { return device(macvtap_prefix, spike_id); }
@@ -131,6 +130,7 @@ std::string stage_headroom_device(uint32_t number) { return device("bng", number
 bool is_own_device(std::string_view name) {
     if (name.size() != 11 || !parse_hex32(name.substr(3))) return false;
     const auto prefix = name.substr(0, 3);
+    // bnp: an earlier version's Corm ports were veth pairs.
     return prefix == "bnb" || prefix == "bnc" || prefix == "bnp" || prefix == "bnx" || prefix == "bnd" ||
            prefix == "bne" || prefix == "bnf" || prefix == "bnh" || prefix == "bns" || prefix == "bng";
 }

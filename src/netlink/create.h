@@ -37,6 +37,14 @@ struct VethSpec {
     LinkOptions peer_options = {};  // of `peer`
 };
 
+// A device that passes on nothing by itself: what is sent by it is dropped, unless a tc filter takes it first. It has
+// its carrier from the start, so a bridge forwards by it as soon as it is up; a veth end has it only when the kernel's
+// linkwatch has run. Where `ifb` is a module, the first one loads it, and the module makes ifb0 and ifb1 besides.
+struct IfbSpec {
+    std::string name = {};
+    LinkOptions options = {};
+};
+
 struct BridgeSpec {
     std::string name = {};
     LinkOptions options = {};  // the MTU is kept whatever ports come; a MAC that is given is kept as well
@@ -72,6 +80,7 @@ struct TapSpec {
 };
 
 Requests create(const VethSpec& spec);
+Requests create(const IfbSpec& spec);
 Requests create(const BridgeSpec& spec);
 Requests create(const VxlanSpec& spec);
 Requests create(const MacvtapSpec& spec);

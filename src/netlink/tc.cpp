@@ -30,7 +30,25 @@ tcmsg block_header(uint32_t block) {
     header.tcm_parent = block;
     return header;
 }
+
+std::optional<Blocks> read_blocks(const nlmsghdr& reply) {
+    if (reply.nlmsg_type != RTM_NEWQDISC) return std::nullopt;
+    Attributes<TCA_MAX> in(reply, sizeof(tcmsg));
+    const std::string kind = in.text(TCA_KIND);
+    if (kind != "ingress" && kind != "clsact") return std::nullopt;
+    return Blocks{in.get<uint32_t>(TCA_INGRESS_BLOCK), in.get<uint32_t>(TCA_EGRESS_BLOCK)};
+}
 }  // namespace
+
+Request no_queue(uint32_t ifindex) {
+    Message message("take the queue off #" + std::to_string(ifindex), RTM_NEWQDISC, NLM_F_CREATE | NLM_F_REPLACE);
+    tcmsg header{};
+    header.tcm_family = AF_UNSPEC;
+    header.tcm_ifindex = static_cast<int>(ifindex);
+    header.tcm_parent = TC_H_ROOT;
+    message.header(header).text(TCA_KIND, "noqueue");
+    return std::move(message).finish();
+}
 
 Request join_blocks(uint32_t ifindex, const Blocks& blocks) {
     Message message("join tc blocks with #" + std::to_string(ifindex), RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL);
@@ -56,14 +74,16 @@ Result<std::optional<Blocks>> blocks_of(Socket& socket, uint32_t ifindex) {
     const Request request = std::move(message).finish().accept(ENOENT).accept(EINVAL).accept(ENODEV);
     std::optional<Blocks> found;
     const auto done = socket.batch({&request, 1}, [&](size_t, const nlmsghdr& reply) {
-        if (reply.nlmsg_type != RTM_NEWQDISC) return;
-        Attributes<TCA_MAX> in(reply, sizeof(tcmsg));
-        const std::string kind = in.text(TCA_KIND);
-        if (kind != "ingress" && kind != "clsact") return;
-        found = Blocks{in.get<uint32_t>(TCA_INGRESS_BLOCK), in.get<uint32_t>(TCA_EGRESS_BLOCK)};
+        if (const auto blocks = read_blocks(reply)) found = blocks;
     });
     TRY(done[0]);
     return found;
+}
+
+Result<std::vector<Blocks>> all_blocks(Socket& socket) {
+    Message message("list the tc blocks of devices", RTM_GETQDISC, NLM_F_DUMP);
+    message.header(tcmsg{});
+    return dump_all<Blocks>(socket, std::move(message).finish(), read_blocks);
 }
 
 Request put_program(uint32_t block, int program, const std::string& name, bool replace) {

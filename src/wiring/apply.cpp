@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "netlink/create.h"
+#include "netlink/tc.h"
 #include "wiring/blocks.h"
 #include "wiring/engine.h"
 
@@ -38,14 +39,21 @@ netlink::Requests tap_requests(const LinkWant& want) {
     return steps;
 }
 
+// Its queue is closed at once: the tap is persistent, and whoever carries its frames opens the queues.
+Status make_tap(const std::string& name) {
+    const auto tap = netlink::create_tap({.name = name, .multi_queue = true});
+    return tap ? Status() : tap.error();
+}
+
 // The first makes the link, the others are for when it is there.
 netlink::Requests requests_of(const LinkWant& want, uint32_t master) {
     if (const auto* veth = std::get_if<VethKind>(&want.kind)) {
         netlink::VethSpec spec{want.name, veth->peer, options_of(want, master), options_of(want, 0)};
         spec.peer_options.mac.reset();
-        if (veth->peer_mtu != 0) spec.peer_options.mtu = veth->peer_mtu;
         return netlink::create(spec);
     }
+    if (std::holds_alternative<IfbKind>(want.kind))
+        return netlink::create(netlink::IfbSpec{want.name, options_of(want, master)});
     if (const auto* vxlan = std::get_if<VxlanKind>(&want.kind)) {
         netlink::VxlanSpec spec;
         spec.name = want.name;
@@ -68,13 +76,16 @@ Status Engine::realise(const Plan& plan) {
     TRY_SET(const auto steps, difference(plan));
     std::vector<std::pair<std::string, Undo>> done;
     if (!steps.empty()) changed_ns_ = monotonic_ns();
-    for (const auto& step : steps) {
-        auto undo = apply(step);
+    for (std::span<const Step> left = steps; !left.empty();) {
+        const size_t together = buildable(left);
+        const auto now = left.first(std::max<size_t>(together, 1));
+        left = left.subspan(now.size());
+        auto undo = together != 0 ? build(now) : apply(now[0]);
         if (undo) {
-            done.emplace_back(describe(step), std::move(*undo));
+            done.emplace_back(describe(now[0]), std::move(*undo));
             continue;
         }
-        Error error = undo.error().context(describe(step));
+        Error error = undo.error();
         for (auto it = done.rbegin(); it != done.rend(); ++it) {
             if (!it->second) continue;
             if (const Status back = it->second(); !back)
@@ -86,8 +97,149 @@ Status Engine::realise(const Plan& plan) {
     return {};
 }
 
+std::vector<Status> Engine::realise_each(std::span<const Plan> plans) {
+    std::vector<Status> results(plans.size());
+    if (plans.size() > 1) {
+        Plan all;
+        for (const auto& plan : plans) all += plan;
+        if (realise(all)) return results;
+    }
+    for (size_t i = 0; i < plans.size(); ++i) results[i] = realise(plans[i]);
+    return results;
+}
+
+// How many steps, from the first, build() can take together. A link without ports of its own may be another's master.
+size_t Engine::buildable(std::span<const Step> steps) const {
+    const auto can_join = [this](const Step& step) {
+        if (const auto* link = std::get_if<MakeLink>(&step)) return !link->ports.empty();
+        const auto* port = std::get_if<AttachPort>(&step);
+        return port != nullptr && port->want.quick && shares_blocks_;
+    };
+    size_t count = 0;
+    while (count < steps.size() && can_join(steps[count])) ++count;
+    return count;
+}
+
+Result<Engine::Undo> Engine::build(std::span<const Step> steps) {
+    const auto done = std::make_shared<std::vector<Undo>>();
+    const Undo undo = [done]() -> Status {
+        Status all;
+        for (auto it = done->rbegin(); it != done->rend(); ++it)
+            if (const Status back = (*it)(); !back && all) all = back;
+        return all;
+    };
+    const Status built = build(steps, *done);
+    if (built) return undo;
+    (void)undo();
+    return built.error();
+}
+
+// Links are made, all ports get their programs, then the links are finished: nothing speaks before its program is
+// there, and the kernel waits for its readers once (blocks.h).
+Status Engine::build(std::span<const Step> steps, std::vector<Undo>& done) {
+    std::vector<Making> makings;
+    std::vector<const AttachPort*> attachings;
+    for (const auto& step : steps) {
+        if (const auto* attach = std::get_if<AttachPort>(&step)) attachings.push_back(attach);
+        if (const auto* make = std::get_if<MakeLink>(&step)) makings.push_back({make, {}, 0});
+    }
+    TRY(make(makings, done));
+    netlink::Requests queues;
+    for (const auto& making : makings)
+        if (std::holds_alternative<IfbKind>(making.step->want.kind)) queues.push_back(netlink::no_queue(making.index));
+    TRY(netlink::first_failure(socket_.batch(queues)));
+    std::vector<xconnect::PortKey> ports;
+    std::vector<const PortWant*> wants;
+    const auto add = [&](xconnect::PortKey key, const PortWant& want) -> Status {
+        TRY(crossconnect_.prepare(key, want.policy));
+        ports.push_back(key);
+        wants.push_back(&want);
+        return {};
+    };
+    for (const auto& making : makings)
+        for (const auto& want : making.step->ports) TRY(add({making.index, want.direction}, want));
+    for (const auto* step : attachings) {
+        TRY_SET(const uint32_t index, ifindex(step->want.device));
+        const xconnect::PortKey key{index, step->want.direction};
+        done.push_back(undo_of(*step, key));
+        TRY(add(key, step->want));
+        // What an earlier process attached stays where it is, and is brought up to date.
+        TRY_SET(const bool there, step->before ? refresh(key) : Result<bool>(false));
+        if (!there) continue;
+        ports.pop_back();
+        wants.pop_back();
+    }
+    std::vector<bool> joined(ports.size(), false);
+    if (shares_blocks_ && !ports.empty()) {
+        TRY_SET(joined, join_blocks(socket_, crossconnect_, ports).context("attach ports"));
+    }
+    for (size_t i = 0; i < ports.size(); ++i) {
+        if (!joined[i] && shares_blocks_) {  // it may be in one, and the records of it be lost
+            TRY_SET(joined[i], in_block(socket_, ports[i]));
+        }
+        if (joined[i])
+            joined_block(ports[i]);
+        else
+            TRY(crossconnect_.attach(ports[i], wants[i]->policy).context("attach port " + wants[i]->device));
+    }
+    for (const auto& making : makings) {
+        TRY(socket_.sequence(making.rest).context(describe(*making.step)));
+        remember(making.step->want.name, making.index);
+    }
+    return {};
+}
+
+Status Engine::make(std::vector<Making>& makings, std::vector<Undo>& done) {
+    const auto is_tap = [](const Making& making) { return std::holds_alternative<TapKind>(making.step->want.kind); };
+    netlink::Requests creations;
+    for (auto& making : makings) {
+        const LinkWant& want = making.step->want;
+        uint32_t master = 0;
+        if (!want.master.empty()) {
+            TRY_SET(master, ifindex(want.master));
+        }
+        making.rest = is_tap(making) ? tap_requests(want) : requests_of(want, master);
+        if (is_tap(making)) continue;
+        creations.push_back(std::move(making.rest.front()));
+        making.rest.erase(making.rest.begin());
+    }
+    const auto created = socket_.batch(creations);
+    auto next = created.begin();
+    Status all;
+    for (auto& making : makings) {
+        const std::string& name = making.step->want.name;
+        // EEXIST is about somebody else's link (or VNI): that one stays.
+        Status made = is_tap(making) ? make_tap(name) : *next++;
+        if (made) {
+            done.push_back([this, name] { return unmake(name); });
+            // Asked of the kernel now, as an index remembered under this name may be of a link that is gone.
+            const auto index = socket_.index(name);
+            if (index)
+                making.index = *index;
+            else
+                made = index.error();
+        }
+        if (!made && all) all = made.context(describe(*making.step));
+    }
+    return all;
+}
+
+Status Engine::unmake(const std::string& name) {
+    const auto index = socket_.index(name);
+    forget_name(name);
+    TRY(socket_.request(netlink::delete_link(name)));
+    if (index) link_gone(*index);
+    return {};
+}
+
 Result<Engine::Undo> Engine::apply(const Step& step) {
-    return std::visit([this](const auto& s) { return apply(s); }, step);
+    const auto apply_one = [&](const auto& one) {
+        if constexpr (std::is_same_v<decltype(one), const MakeLink&>)
+            return build({&step, 1});
+        else
+            return apply(one).context(describe(step));
+    };
+    return std::visit(apply_one, step);
 }
 
 Result<Engine::Undo> Engine::apply(const AllowPeers& step) {
@@ -128,71 +280,16 @@ Result<Engine::Undo> Engine::apply(const RemoveTunnelWires& step) {
     });
 }
 
-Result<Engine::Undo> Engine::apply(const MakeLink& step) {
-    uint32_t master = 0;
-    if (!step.want.master.empty()) {
-        TRY_SET(master, ifindex(step.want.master));
-    }
-    const auto remove = [this, name = step.want.name]() -> Status {
-        const auto index = socket_.index(name);
-        forget_name(name);
-        TRY(socket_.request(netlink::delete_link(name)));
-        if (index) link_gone(*index);
-        return {};
-    };
-    const bool is_tap = std::holds_alternative<TapKind>(step.want.kind);
-    const auto requests = is_tap ? tap_requests(step.want) : requests_of(step.want, master);
-    // A tap's queue is closed at once: the tap is persistent, and whoever carries its frames opens the queues.
-    if (is_tap) TRY(netlink::create_tap({.name = step.want.name, .multi_queue = true}));
-    if (!is_tap)
-        TRY(socket_.request(requests.front()));  // EEXIST is about somebody else's link (or VNI): that one stays
-    // Asked of the kernel now, as an index remembered under this name may be of a link that is gone.
-    const auto index = socket_.index(step.want.name);
-    Status made = index ? attach_made(*index, step.ports) : index.error();
-    if (made) made = socket_.sequence(std::span(requests).subspan(is_tap ? 0 : 1));
-    if (!made) {
-        (void)remove();
-        return made.error();
-    }
-    remember(step.want.name, *index);
-    return Undo(remove);
-}
-
-Status Engine::attach_made(uint32_t index, const std::vector<PortWant>& ports) {
-    for (const auto& want : ports) {
-        const xconnect::PortKey key{index, want.direction};
-        if (!shares_blocks_) {
-            TRY(crossconnect_.attach(key, want.policy));
-            continue;
-        }
-        TRY(crossconnect_.prepare(key, want.policy));
-        TRY_SET(const bool joined, join_block(socket_, crossconnect_, key));
-        if (joined)
-            joined_block(key);
-        else
-            TRY(crossconnect_.attach(key, want.policy));
-    }
-    return {};
-}
-
-// What an earlier version attached one by one stays so, and is brought up to date.
-Status Engine::attach(xconnect::PortKey port, const PortWant& want) {
-    if (!want.quick || !shares_blocks_) return crossconnect_.attach(port, want.policy);
-    TRY(crossconnect_.prepare(port, want.policy));
-    TRY_SET(const bool by_tcx, crossconnect_.refresh(port, xconnect::AttachMode::tcx));
-    if (by_tcx) return {};
-    TRY_SET(const bool joined, join_block(socket_, crossconnect_, port));
-    if (joined) {
-        joined_block(port);
-        return {};
-    }
-    TRY_SET(const bool by_clsact, crossconnect_.refresh(port, xconnect::AttachMode::clsact));
-    return by_clsact ? Status() : crossconnect_.attach(port, want.policy);
-}
-
 Status Engine::detach(xconnect::PortKey port) {
     TRY(crossconnect_.detach(port));
     return leave_block(socket_, port);
+}
+
+Result<bool> Engine::refresh(xconnect::PortKey port) {
+    TRY_SET(const bool by_tcx, crossconnect_.refresh(port, xconnect::AttachMode::tcx));
+    if (by_tcx) return true;
+    TRY_SET(const bool by_block, in_block(socket_, port));
+    return by_block ? true : crossconnect_.refresh(port, xconnect::AttachMode::clsact);
 }
 
 Result<Engine::Undo> Engine::apply(const ChangeLink& step) {
@@ -216,15 +313,19 @@ Result<Engine::Undo> Engine::apply(const DeleteLinks& step) {
     return Undo();
 }
 
+// A program that is left on a device without entries cuts that device off: what had none gets none back.
+Engine::Undo Engine::undo_of(const AttachPort& step, xconnect::PortKey key) {
+    return [this, key, attached = step.attached, before = step.before]() -> Status {
+        if (before) TRY(crossconnect_.set_policy(key, *before));
+        return attached ? Status() : detach(key);
+    };
+}
+
 Result<Engine::Undo> Engine::apply(const AttachPort& step) {
     TRY_SET(const uint32_t index, ifindex(step.want.device));
     const xconnect::PortKey key{index, step.want.direction};
-    TRY(attach(key, step.want));
-    // A program that is left on a device without entries cuts that device off: what had none gets none back.
-    return Undo([this, key, attached = step.attached, before = step.before]() -> Status {
-        if (before) TRY(crossconnect_.set_policy(key, *before));
-        return attached ? Status() : detach(key);
-    });
+    TRY(crossconnect_.attach(key, step.want.policy));
+    return undo_of(step, key);
 }
 
 Result<Engine::Undo> Engine::apply(const SetEntry& step) {

@@ -11,7 +11,7 @@ namespace banana::wiring {
 namespace {
 
 const char* kind_name(const LinkWant& want) {
-    constexpr const char* names[] = {"device", "bridge", "veth", "vxlan", "tun"};  // as the kernel calls them
+    constexpr const char* names[] = {"device", "bridge", "veth", "vxlan", "tun", "ifb"};  // as the kernel calls them
     return names[want.kind.index()];
 }
 
@@ -28,6 +28,7 @@ bool may_be_ours(const LinkWant& want, const netlink::Link& link) {
 // Whether `link` is the thing wanted, apart from what ChangeLink can change.
 bool same_thing(const LinkWant& want, const netlink::Link& link, const Observed& observed) {
     if (std::holds_alternative<AdoptedKind>(want.kind)) return true;
+    if (std::holds_alternative<IfbKind>(want.kind) && link.kind == "veth" && is_ours(link)) return true;
     if (link.kind != kind_name(want)) return false;
     if (const auto* veth = std::get_if<VethKind>(&want.kind)) return observed.index_of(veth->peer) == link.peer;
     const auto* vxlan = std::get_if<VxlanKind>(&want.kind);

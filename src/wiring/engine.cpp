@@ -142,12 +142,11 @@ Result<Observed> Engine::observe(const Plan& plan) {
     std::set<std::string> ask;
     for (const auto& want : plan.links) {
         ask.insert(want.name);
-        if (!want.master.empty()) ask.insert(want.master);
         if (const auto* veth = std::get_if<VethKind>(&want.kind)) ask.insert(veth->peer);
     }
     for (const auto& want : plan.loose) ask.insert({want.name, want.master});
     for (const auto& name : plan.absent) ask.insert(name);
-    // Entries and ports need no more than an index.
+    // Masters, entries and ports need no more than an index.
     const auto name_only = [&](const std::string& name) {
         if (name.empty() || ask.contains(name)) return;
         if (const auto it = indexes_.find(name); it != indexes_.end())
@@ -155,6 +154,7 @@ Result<Observed> Engine::observe(const Plan& plan) {
         else
             ask.insert(name);
     };
+    for (const auto& want : plan.links) name_only(want.master);
     for (const auto& want : plan.ports) name_only(want.device);
     for (const auto& want : plan.entries) {
         name_only(want.device);
@@ -188,16 +188,17 @@ Result<std::vector<Step>> Engine::difference(const Plan& plan) {
 Result<std::vector<std::string>> Engine::sweep(const Plan& everything) {
     TRY_SET(const auto all, netlink::links(socket_, {0, "", false}));
     std::set<std::string> wanted;
-    for (const auto& want : everything.links) {
-        wanted.insert(want.name);
-        if (const auto* veth = std::get_if<VethKind>(&want.kind)) wanted.insert(veth->peer);
-    }
+    for (const auto& want : everything.links) wanted.insert(want.name);
+    std::set<uint32_t> kept;
+    for (const auto& link : all)
+        if (wanted.contains(link.name)) kept.insert(link.index);
     std::vector<std::string> removed;
     std::vector<uint32_t> alive, doomed;
     for (const auto& link : all) {
         const bool ours =
             link.alias.rfind("banana ", 0) == 0 && (model::is_own_device(link.name) || link.name.rfind("bn-", 0) == 0);
-        if (!ours || wanted.contains(link.name)) {
+        // The other end of a pair that is wanted is not always named by the plan (IfbKind).
+        if (!ours || wanted.contains(link.name) || (link.kind == "veth" && kept.contains(link.peer))) {
             alive.push_back(link.index);
             continue;
         }

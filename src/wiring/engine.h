@@ -11,6 +11,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <span>
 #include <unordered_map>
 
 #include "netlink/rtsocket.h"
@@ -34,6 +35,8 @@ public:
     void set_tunnel(TunnelSink* tunnel) { tunnel_ = tunnel; }
 
     Status realise(const Plan& plan);
+    // Plans that know nothing of each other, as one: many cost less together. When that fails, each by itself.
+    std::vector<Status> realise_each(std::span<const Plan> plans);
     // The steps that realise() would take now.
     Result<std::vector<Step>> difference(const Plan& plan);
     // Reconcile: after realise(plan of everything), removes Banana's own devices that no plan wants, entries of devices
@@ -71,14 +74,23 @@ private:
 
     Result<Observed> observe(const Plan& plan);
     Status observe_links(const std::vector<std::string>& names, Observed& observed);
-    Status attach(xconnect::PortKey port, const PortWant& want);
-    Status attach_made(uint32_t index, const std::vector<PortWant>& ports);
+    using Undo = std::function<Status()>;
+    struct Making {
+        const MakeLink* step;
+        netlink::Requests rest;  // for when it is there
+        uint32_t index;
+    };
+    size_t buildable(std::span<const Step> steps) const;
+    Result<Undo> build(std::span<const Step> steps);
+    Status build(std::span<const Step> steps, std::vector<Undo>& done);
+    Status make(std::vector<Making>& makings, std::vector<Undo>& done);
+    Status unmake(const std::string& name);
+    Result<bool> refresh(xconnect::PortKey port);
+    Undo undo_of(const AttachPort& step, xconnect::PortKey key);
     Status detach(xconnect::PortKey port);
     void joined_block(xconnect::PortKey port);
-    using Undo = std::function<Status()>;
     Result<Undo> apply(const Step& step);
     Result<Undo> apply(const AllowPeers& step);
-    Result<Undo> apply(const MakeLink& step);
     Result<Undo> apply(const ChangeLink& step);
     Result<Undo> apply(const DeleteLinks& step);
     Result<Undo> apply(const AttachPort& step);

@@ -1,7 +1,7 @@
 // What each record means in links and entries (design: data path).
 //
 //   Spike side                                  Corm side
-//   device (tap, stub, netdev)                  bnc<port>, a port of the Corm's bridge; bnp<port> gives it carrier
+//   device (tap, stub, netdev)                  bnc<port>, a port of the Corm's bridge
 //     ingress -> far device                       egress -> current half's device
 //   far device: bnx<connector> (VXLAN),         the same
 //   bnd<connector> (DTLS), or natively
@@ -30,8 +30,6 @@ namespace {
 
 // Frames for an incoming guest wait in its tap until QEMU reads; the device's own length is restored afterwards.
 constexpr uint32_t spike_queue_frames = 10000;
-// A stub passes no frames: all that leaves its port is redirected first. Too small for IPv6, it costs a third less.
-constexpr uint32_t stub_mtu = 1279;
 
 template <class T>
 void add(std::vector<T>& all, std::vector<T>&& more) {
@@ -178,7 +176,7 @@ Plan plan_wire(const Site& site, const model::Corm& corm, const model::Wire& wir
     const std::string alias = "banana wire " + wire.name;
     LinkWant port;
     port.name = model::port_device(wire.port);
-    port.kind = VethKind{model::port_stub_device(wire.port), stub_mtu};
+    port.kind = IfbKind{};
     port.alias = "banana port " + wire.name;
     port.mtu = corm.mtu;
     port.master = corm.bridge();

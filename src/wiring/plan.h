@@ -26,7 +26,6 @@ using xconnect::Into;
 
 struct VethKind {
     std::string peer;
-    uint32_t peer_mtu = 0;  // 0: as the link's own. Below 1280 the kernel gives it no IPv6
     bool operator==(const VethKind&) const = default;
 };
 struct BridgeKind {
@@ -41,13 +40,17 @@ struct VxlanKind {
 struct TapKind {  // persistent, with a queue for each lane of the tunnel process, which has it open
     bool operator==(const TapKind&) const = default;
 };
+struct IfbKind {  // a Corm port: all that it sends is redirected. An earlier version's is one end of a veth pair, and
+                  // stays
+    bool operator==(const IfbKind&) const = default;
+};
 struct AdoptedKind {  // somebody else's: it must be there, and is never made or deleted
     bool operator==(const AdoptedKind&) const = default;
 };
 
 struct LinkWant {
     std::string name;
-    std::variant<AdoptedKind, BridgeKind, VethKind, VxlanKind, TapKind> kind;
+    std::variant<AdoptedKind, BridgeKind, VethKind, VxlanKind, TapKind, IfbKind> kind;
     std::string alias;        // "": left alone
     uint32_t mtu = 0;         // 0: left alone
     uint32_t txqueuelen = 0;  // 0: left alone

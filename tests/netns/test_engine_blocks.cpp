@@ -82,6 +82,64 @@ TEST_CASE("engine: a younger program takes an older one's place on all ports at 
     });
 }
 
+TEST_CASE("engine: plans that are realised together share a block of their own, and a bad one fails alone") {
+    isolated([] {
+        arrange();
+        Engine engine = open_engine();
+        must(engine.realise(plan_corm(corm())));
+        const auto plans_from = [](uint32_t first) {
+            std::vector<Plan> plans;
+            for (uint32_t id = first; id < first + 4; ++id)
+                plans.push_back(plan_wire(site, corm(), wire(id, fmt::format("hv2/vm{}/net0", id), vxlan("hv2", id))));
+            return plans;
+        };
+        auto plans = plans_from(0x41);
+        for (const auto& result : engine.realise_each(plans)) must(result);
+        const std::string first = qdisc("bnx00000041");
+        const auto at = first.find("ingress_block ");
+        REQUIRE(at != std::string::npos);
+        const std::string block = first.substr(at + 14, first.find(' ', at + 14) - at - 14);
+        CHECK(block != ingress_block);
+        for (const char* device : {"bnx00000042", "bnx00000043", "bnx00000044"}) CHECK(has(qdisc(device), block));
+        CHECK(qdisc("bnc00000041").substr(qdisc("bnc00000041").find("egress_block")) ==
+              qdisc("bnc00000044").substr(qdisc("bnc00000044").find("egress_block")));
+        for (const auto& plan : plans) CHECK(steps(engine, plan) == "");
+        // Another process, with a younger program, knows the block by its number.
+        const auto filter = [&] { return output(fmt::format("tc filter show block {} 2>&1", block)); };
+        const std::string before = filter();
+        CHECK(has(before, "bn_xc_ingress"));
+        sh("rm /sys/fs/bpf/banana/ingress /sys/fs/bpf/banana/egress");
+        Engine younger = open_engine();
+        CHECK(has(filter(), "bn_xc_ingress"));
+        CHECK(filter() != before);
+        CHECK(steps(younger, plans[0]) == "");
+
+        auto more = plans_from(0x51);
+        more[2].ports.push_back({"missing", Direction::ingress, {}});
+        const auto results = younger.realise_each(more);
+        for (size_t i = 0; i < results.size(); ++i) CHECK(results[i].ok() == (i != 2));
+        CHECK(has(results[2].error().message(), "missing"));
+        CHECK(if_nametoindex("bnx00000053") == 0);
+        for (const size_t i : {0, 1, 3}) CHECK(steps(younger, more[i]) == "");
+    });
+}
+
+TEST_CASE("engine: a port whose records are lost is found in its block") {
+    isolated([] {
+        arrange();
+        model::Spike adopted = spike_c();
+        adopted.kind = model::SpikeKind::netdev;
+        Engine engine = open_engine();
+        must(engine.realise(plan_spike(site, adopted)));
+        must(engine.crossconnect().forget(index_of("eth8")));
+        const std::string before = qdisc("eth8");
+        must(engine.realise(plan_spike(site, adopted)));
+        CHECK(qdisc("eth8") == before);
+        CHECK(must(engine.attached({index_of("eth8"), Direction::ingress})));
+        CHECK(steps(engine, plan_spike(site, adopted)) == "");
+    });
+}
+
 TEST_CASE("engine: what an earlier version attached one by one stays, and is brought up to date") {
     isolated([] {
         arrange();

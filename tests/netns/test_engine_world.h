@@ -81,17 +81,21 @@ inline model::Spike spike_c(model::SpikeState state = model::SpikeState::wired) 
     return spike;
 }
 
+inline model::Spike macvtap() {
+    model::Spike spike;
+    spike.name = "hv1/dev/mv";
+    spike.id = 0x31;
+    spike.mac = mac("52:54:00:00:00:03");
+    return spike;
+}
+
 inline Plan everything() {
     Plan plan = plan_corm(corm());
     plan += plan_anchor(corm());
     plan += plan_wire(site, corm(), wire_a());
     plan += plan_wire(site, corm(), wire_b());
     plan += plan_spike(site, spike_c());
-    model::Spike macvtap;
-    macvtap.name = "hv1/dev/mv";
-    macvtap.id = 0x31;
-    macvtap.mac = mac("52:54:00:00:00:03");
-    return plan += plan_macvtap(macvtap, 1400);
+    return plan += plan_macvtap(macvtap(), 1400);
 }
 
 inline std::string steps(Engine& engine, const Plan& plan) {

@@ -23,7 +23,7 @@ Plan sample() {
                     .up = true,
                     .mac = {}};
     LinkWant port{.name = "bnc00000002",
-                  .kind = VethKind{"bnp00000002"},
+                  .kind = IfbKind{},
                   .alias = "banana port x",
                   .mtu = 1500,
                   .master = "bnb00000001",
@@ -58,10 +58,7 @@ Observed fulfilled() {
         return link;
     };
     add(10, "bnb00000001", "bridge", "banana Corm hv1/lab");
-    netlink::Link& port = add(11, "bnc00000002", "veth", "banana port x");
-    port.master = 10;
-    port.peer = 12;
-    add(12, "bnp00000002", "veth", "banana port x");
+    add(11, "bnc00000002", "ifb", "banana port x").master = 10;
     add(13, "bnx00000007", "vxlan", "banana wire x").vxlan =
         netlink::VxlanInfo{.vni = 7, .local = here, .remote = there, .port = 4789};
     seen.ports[{"bnc00000002", Direction::egress}] = {true, xconnect::Policy{xconnect::PortKind::corm, {}, false},
@@ -85,7 +82,7 @@ std::string steps(const Plan& plan, const Observed& seen) {
 TEST_CASE("diff: all is there, nothing to do; nothing is there, all of it in order") {
     CHECK(steps(sample(), fulfilled()) == "");
     CHECK(steps(sample(), {}) ==
-          "allow 1 VXLAN peers; create bridge bnb00000001; create veth bnc00000002; create vxlan bnx00000007; "
+          "allow 1 VXLAN peers; create bridge bnb00000001; create ifb bnc00000002; create vxlan bnx00000007; "
           "attach port bnc00000002 egress; attach port bnx00000007 ingress; "
           "connect bnx00000007 ingress to bnc00000002; connect bnc00000002 egress to bnx00000007");
     CHECK(steps({}, fulfilled()) == "");
@@ -192,10 +189,29 @@ TEST_CASE("diff: what cannot be changed is made anew, with all that hangs on it"
     seen.links["bnx00000007"].vxlan.reset();
     CHECK(steps(sample(), seen) == wire_anew);
     seen = fulfilled();
-    seen.links["bnc00000002"].peer = 99;
+    seen.links["bnc00000002"].kind = "dummy";
     CHECK(steps(sample(), seen) ==
-          "delete bnc00000002; create veth bnc00000002; attach port bnc00000002 egress; "
+          "delete bnc00000002; create ifb bnc00000002; attach port bnc00000002 egress; "
           "connect bnx00000007 ingress to bnc00000002; connect bnc00000002 egress to bnx00000007");
+    seen = fulfilled();
+    seen.links["bnc00000002"].kind = "veth";  // an earlier version's port
+    CHECK(steps(sample(), seen) == "");
+    Plan pair;
+    pair.links = {{.name = "bne00000003",
+                   .kind = VethKind{"bnf00000003"},
+                   .alias = "banana Spike x",
+                   .master = "",
+                   .up = {},
+                   .mac = {}}};
+    netlink::Link& end = seen.links["bne00000003"];
+    end.name = "bne00000003";
+    end.kind = "veth";
+    end.alias = "banana Spike x";
+    end.peer = 21;
+    seen.links["bnf00000003"].index = 21;
+    CHECK(steps(pair, seen) == "");
+    end.peer = 99;
+    CHECK(steps(pair, seen) == "delete bne00000003; create veth bne00000003");
 }
 
 TEST_CASE("diff: what is somebody else's is neither taken nor deleted") {

@@ -130,9 +130,9 @@ TEST_CASE("names: a Spike's name is made unique") {
 TEST_CASE("names: devices come from ids, fit the kernel, and are known again") {
     CHECK(port_device(0x2a) == "bnc0000002a");
     using Name = std::string (*)(uint32_t);
-    const std::initializer_list<Name> names{
-        corm_bridge_device, port_device,       port_stub_device, wire_device,  tunnel_device,
-        lower_device,       lower_stub_device, headroom_device,  stage_device, stage_headroom_device};
+    const std::initializer_list<Name> names{corm_bridge_device, port_device,  wire_device,
+                                            tunnel_device,      lower_device, lower_stub_device,
+                                            headroom_device,    stage_device, stage_headroom_device};
     std::vector<std::string> all;
     for (Name name : names)
         for (uint32_t id : {0u, 1u, 0xffffffffu}) {

@@ -164,7 +164,7 @@ TEST_CASE("plan: what a wire consists of at the Corm's host") {
     CHECK(links(plan) == "bnc0000002a bnxab00000a bnx0000000b");
     CHECK(ports(plan) == "bnc0000002a> corm; bnxab00000a< wire; bnx0000000b< wire");
     CHECK(plan.peers == std::vector<VxlanPeer>{{0xa, w.active->underlay}, {0xb, w.standby->underlay}});
-    CHECK(std::get<VethKind>(plan.links[0].kind).peer == "bnp0000002a");
+    CHECK(std::holds_alternative<IfbKind>(plan.links[0].kind));
     CHECK(plan.links[0].master == "bnb00000001");
     CHECK(std::get<VxlanKind>(plan.links[1].kind) == VxlanKind{0xa, site.underlay, w.active->underlay, 4789});
     for (const auto& link : plan.links) {
