@@ -7,8 +7,6 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <cerrno>
-
 #include "netlink/fill.h"
 #include "netlink/message.h"
 
@@ -126,25 +124,15 @@ Result<Link> link(Socket& socket, const LinkRef& which) { return std::move(links
 
 std::vector<Result<Link>> links_of(Socket& socket, std::span<const LinkRef> which) {
     Requests requests;
-    std::vector<size_t> places;
+    for (const LinkRef& one : which) requests.push_back(get_link(one));
     std::vector<Result<Link>> found;
-    for (const LinkRef& one : which) {
-        Request request = get_link(one);
-        // Whether there is such a name is told without the RTNL lock, which the description takes.
-        const auto index = one.index == 0 ? socket.index(one.name) : Result<uint32_t>(one.index);
-        if (!index && index.error().code() == Errc::not_found) {
-            found.emplace_back(errno_error(ENODEV, request.what()));
-            continue;
-        }
-        places.push_back(found.size());
+    for (const Request& request : requests)
         found.emplace_back(Error(request.what() + ": the kernel's answer cannot be read"));
-        requests.push_back(std::move(request));
-    }
-    const auto statuses = socket.batch(requests, [&](size_t at, const nlmsghdr& reply) {
-        if (auto parsed = parse_link(reply)) found[places[at]] = std::move(*parsed);
+    auto statuses = socket.batch(requests, [&](size_t index, const nlmsghdr& reply) {
+        if (auto parsed = parse_link(reply)) found[index] = std::move(*parsed);
     });
     for (size_t i = 0; i < statuses.size(); ++i)
-        if (!statuses[i]) found[places[i]] = statuses[i].error();
+        if (!statuses[i]) found[i] = statuses[i].error();
     return found;
 }
 
