@@ -1,8 +1,8 @@
 // KeyLock: one coroutine at a time for each key (a Spike, a Corm), others wait in order of arrival.
 //
 // Concepts: everything runs on one thread, but a coroutine that awaits a peer lets others run between; what must not be
-// interleaved for one object is done under its lock. Locks are taken in the order Corm, Spike, wire, never the other
-// way round.
+// interleaved for one object is done under its lock. Locks are taken in the order Corm, Spike, VNI, wire, never the
+// other way round.
 // Threading: the io_context's single thread.
 #pragma once
 

@@ -236,6 +236,10 @@ Async<void> Spikes::build_once(Spike spike, Json grant, SpikeState as) {
     }
     spike.attachment = std::move(*attachment);
     const auto& half = spike.attachment->half;
+    // From the look at what is in use until it is in use: two Corms' hosts may have hit upon one number.
+    std::optional<KeyLock::Guard> number;
+    if (half.format != Format::native)
+        number.emplace(co_await node_.locks.acquire(fmt::format("vni:{}", model::vni_of(half.connector))));
     if (half.format == Format::vxlan && spike.attachment->corm_host != node_.config.host &&
         node_.engine.has_vni(model::vni_of(half.connector))) {
         (void)co_await close_at_corm(spike, false);

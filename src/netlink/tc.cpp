@@ -47,7 +47,7 @@ Request no_queue(uint32_t ifindex) {
     header.tcm_ifindex = static_cast<int>(ifindex);
     header.tcm_parent = TC_H_ROOT;
     message.header(header).text(TCA_KIND, "noqueue");
-    return std::move(message).finish();
+    return std::move(message).finish().accept(EOPNOTSUPP);  // a kernel without qdiscs
 }
 
 Request join_blocks(uint32_t ifindex, const Blocks& blocks) {

@@ -130,61 +130,65 @@ Result<Engine::Undo> Engine::build(std::span<const Step> steps) {
     };
     const Status built = build(steps, *done);
     if (built) return undo;
-    (void)undo();
-    return built.error();
+    const Error& error = built.error();
+    if (const Status back = undo(); !back)
+        return Error(error.code(),
+                     fmt::format("{}; undoing it failed as well: {}", error.message(), back.error().message()));
+    return error;
 }
 
 // Links are made, all ports get their programs, then the links are finished: nothing speaks before its program is
 // there, and the kernel waits for its readers once (blocks.h).
 Status Engine::build(std::span<const Step> steps, std::vector<Undo>& done) {
     std::vector<Making> makings;
-    std::vector<const AttachPort*> attachings;
-    for (const auto& step : steps) {
-        if (const auto* attach = std::get_if<AttachPort>(&step)) attachings.push_back(attach);
+    for (const auto& step : steps)
         if (const auto* make = std::get_if<MakeLink>(&step)) makings.push_back({make, {}, 0});
-    }
     TRY(make(makings, done));
-    netlink::Requests queues;
-    for (const auto& making : makings)
-        if (std::holds_alternative<IfbKind>(making.step->want.kind)) queues.push_back(netlink::no_queue(making.index));
-    TRY(netlink::first_failure(socket_.batch(queues)));
     std::vector<xconnect::PortKey> ports;
     std::vector<const PortWant*> wants;
-    const auto add = [&](xconnect::PortKey key, const PortWant& want) -> Status {
-        TRY(crossconnect_.prepare(key, want.policy));
-        ports.push_back(key);
-        wants.push_back(&want);
-        return {};
-    };
     for (const auto& making : makings)
-        for (const auto& want : making.step->ports) TRY(add({making.index, want.direction}, want));
-    for (const auto* step : attachings) {
-        TRY_SET(const uint32_t index, ifindex(step->want.device));
-        const xconnect::PortKey key{index, step->want.direction};
-        done.push_back(undo_of(*step, key));
-        TRY(add(key, step->want));
+        for (const auto& want : making.step->ports) {
+            ports.push_back({making.index, want.direction});
+            wants.push_back(&want);
+        }
+    for (const auto& step : steps) {
+        const auto* attach = std::get_if<AttachPort>(&step);
+        if (attach == nullptr) continue;
+        TRY_SET(const uint32_t index, ifindex(attach->want.device).context(describe(step)));
+        const xconnect::PortKey port{index, attach->want.direction};
+        done.push_back(undo_of(*attach, port));
         // What an earlier process attached stays where it is, and is brought up to date.
-        TRY_SET(const bool there, step->before ? refresh(key) : Result<bool>(false));
-        if (!there) continue;
-        ports.pop_back();
-        wants.pop_back();
+        TRY_SET(const bool there, attach->before ? refresh(port).context(describe(step)) : Result<bool>(false));
+        if (there) {
+            TRY(crossconnect_.prepare(port, attach->want.policy).context(describe(step)));
+            continue;
+        }
+        ports.push_back(port);
+        wants.push_back(&attach->want);
     }
+    TRY(attach(ports, wants));
+    for (const auto& making : makings) {
+        TRY(socket_.sequence(making.rest).context(describe(*making.step)));
+        remember(making.step->want.name, making.index);
+    }
+    return {};
+}
+
+Status Engine::attach(std::span<const xconnect::PortKey> ports, std::span<const PortWant* const> wants) {
+    const auto what = [&](size_t i) { return "attach port " + wants[i]->device; };
+    for (size_t i = 0; i < ports.size(); ++i) TRY(crossconnect_.prepare(ports[i], wants[i]->policy).context(what(i)));
     std::vector<bool> joined(ports.size(), false);
-    if (shares_blocks_ && !ports.empty()) {
+    if (shares_blocks_) {
         TRY_SET(joined, join_blocks(socket_, crossconnect_, ports).context("attach ports"));
     }
     for (size_t i = 0; i < ports.size(); ++i) {
         if (!joined[i] && shares_blocks_) {  // it may be in one, and the records of it be lost
-            TRY_SET(joined[i], in_block(socket_, ports[i]));
+            TRY_SET(joined[i], in_block(socket_, ports[i]).context(what(i)));
         }
         if (joined[i])
             joined_block(ports[i]);
         else
-            TRY(crossconnect_.attach(ports[i], wants[i]->policy).context("attach port " + wants[i]->device));
-    }
-    for (const auto& making : makings) {
-        TRY(socket_.sequence(making.rest).context(describe(*making.step)));
-        remember(making.step->want.name, making.index);
+            TRY(crossconnect_.attach(ports[i], wants[i]->policy).context(what(i)));
     }
     return {};
 }
@@ -214,10 +218,10 @@ Status Engine::make(std::vector<Making>& makings, std::vector<Undo>& done) {
             done.push_back([this, name] { return unmake(name); });
             // Asked of the kernel now, as an index remembered under this name may be of a link that is gone.
             const auto index = socket_.index(name);
-            if (index)
-                making.index = *index;
-            else
-                made = index.error();
+            made = index ? Status() : index.error();
+            making.index = index ? *index : 0;
+            const bool is_port = std::holds_alternative<IfbKind>(making.step->want.kind);
+            if (made && is_port) made = socket_.request(netlink::no_queue(making.index));
         }
         if (!made && all) all = made.context(describe(*making.step));
     }
@@ -281,6 +285,8 @@ Result<Engine::Undo> Engine::apply(const RemoveTunnelWires& step) {
 }
 
 Status Engine::detach(xconnect::PortKey port) {
+    looked_at_.erase(port);
+    std::erase(to_settle_, port);
     TRY(crossconnect_.detach(port));
     return leave_block(socket_, port);
 }

@@ -142,11 +142,12 @@ Result<Observed> Engine::observe(const Plan& plan) {
     std::set<std::string> ask;
     for (const auto& want : plan.links) {
         ask.insert(want.name);
+        if (!want.master.empty()) ask.insert(want.master);
         if (const auto* veth = std::get_if<VethKind>(&want.kind)) ask.insert(veth->peer);
     }
     for (const auto& want : plan.loose) ask.insert({want.name, want.master});
     for (const auto& name : plan.absent) ask.insert(name);
-    // Masters, entries and ports need no more than an index.
+    // Entries and ports need no more than an index.
     const auto name_only = [&](const std::string& name) {
         if (name.empty() || ask.contains(name)) return;
         if (const auto it = indexes_.find(name); it != indexes_.end())
@@ -154,7 +155,6 @@ Result<Observed> Engine::observe(const Plan& plan) {
         else
             ask.insert(name);
     };
-    for (const auto& want : plan.links) name_only(want.master);
     for (const auto& want : plan.ports) name_only(want.device);
     for (const auto& want : plan.entries) {
         name_only(want.device);

@@ -84,6 +84,7 @@ private:
     Result<Undo> build(std::span<const Step> steps);
     Status build(std::span<const Step> steps, std::vector<Undo>& done);
     Status make(std::vector<Making>& makings, std::vector<Undo>& done);
+    Status attach(std::span<const xconnect::PortKey> ports, std::span<const PortWant* const> wants);
     Status unmake(const std::string& name);
     Result<bool> refresh(xconnect::PortKey port);
     Undo undo_of(const AttachPort& step, xconnect::PortKey key);

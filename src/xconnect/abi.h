@@ -62,7 +62,8 @@ struct xc_count {
  * KB), as the kernel's own tc counters do: `frames` is what passed the hook, not what a physical wire would see. Per
  * CPU. */
 
-/* What is rare: looked up by xc_key when it happens. Per CPU. */
+/* What is rare: looked up by xc_key when it happens, and made by the program then (by user space, in earlier versions).
+ * Per CPU. */
 struct xc_counters {
     struct xc_count probes; /* requests answered and replies handed up */
     struct xc_count drops[XC_DROP_ROOM];

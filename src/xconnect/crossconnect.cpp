@@ -191,7 +191,7 @@ Status CrossConnect::Impl::write(PortKey port, const xc_port& value, const std::
 }
 
 Status CrossConnect::Impl::ensure_slot(PortKey port) {
-    const auto what = "make counters of " + port.text();
+    const auto what = "give a counter to " + port.text();
     TRY_SET(auto value, read(port));
     if (value.slot != 0) return {};
     value.slot = slots.take();

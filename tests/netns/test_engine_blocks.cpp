@@ -124,6 +124,21 @@ TEST_CASE("engine: plans that are realised together share a block of their own, 
     });
 }
 
+TEST_CASE("engine: a port that an undo took out of its block gets no program later") {
+    isolated([] {
+        arrange();
+        model::Spike adopted = spike_c();
+        adopted.kind = model::SpikeKind::netdev;
+        Engine engine = open_engine();
+        Plan plan = plan_spike(site, adopted);
+        plan.entries.push_back({"eth8", Direction::egress, "missing", Into::egress, 1, false});
+        REQUIRE_FALSE(engine.realise(plan).ok());
+        CHECK(engine.unsettled() == 0);
+        CHECK(qdisc("eth8") == "");
+        CHECK_FALSE(must(engine.attached({index_of("eth8"), Direction::ingress})));
+    });
+}
+
 TEST_CASE("engine: a port whose records are lost is found in its block") {
     isolated([] {
         arrange();
