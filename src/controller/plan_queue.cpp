@@ -1,6 +1,5 @@
 #include "controller/plan_queue.h"
 
-#include <algorithm>
 #include <asio/post.hpp>
 #include <asio/redirect_error.hpp>
 #include <asio/steady_timer.hpp>

@@ -50,7 +50,7 @@ std::string network_name(std::string_view corm_short);   // "banana-lab"
 std::string anchor_device(std::string_view corm_short);  // "bn-lab"
 
 std::string corm_bridge_device(uint32_t corm_id);    // bnb: the bridge that Banana makes for a Corm
-std::string port_device(uint32_t port_id);           // bnc: a Corm port, the veth end in the Corm's bridge
+std::string port_device(uint32_t port_id);           // bnc: a Corm port, an ifb in the Corm's bridge
 std::string wire_device(uint32_t connector);         // bnx: a VXLAN wire
 std::string tunnel_device(uint32_t connector);       // bnd: a DTLS wire, the tap of the tunnel process
 std::string lower_device(uint32_t spike_id);         // bne: what a guest's macvtap sits on

@@ -1,7 +1,7 @@
 // What each record means in links and entries (design: data path).
 //
 //   Spike side                                  Corm side
-//   device (tap, stub, netdev)                  bnc<port>, a port of the Corm's bridge
+//   device (tap, bnf<id>, netdev)               bnc<port>, a port of the Corm's bridge
 //     ingress -> far device                       egress -> current half's device
 //   far device: bnx<connector> (VXLAN),         the same
 //   bnd<connector> (DTLS), or natively
